@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""kexecctl: one small module for each group of commands."""

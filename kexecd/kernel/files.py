@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: MIT
+"""Files, handled as root must: a path may be a FIFO, a device, a directory or 10 GiB, and power may fail during any write."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Mapping
+
+from kexecd.errors import BadImage, Refusal
+from kexecd.model import OpenFile
+
+TEXT_LIMIT = 1 << 20  # bytes; no text file that we read has a reason to be larger
+
+
+def join_root(root: str, path: str) -> str:
+    """The path `path`, seen from inside `root`, as this process has to open it."""
+    return path if root == "/" else root.rstrip("/") + "/" + path.lstrip("/")
+
+
+def open_regular(path: str, what: str, *, root: str = "/", refusal: type[Refusal] = BadImage) -> OpenFile:
+    """Open a regular file for reading, once; the caller owns the descriptor.
+
+    O_NONBLOCK, so that a FIFO cannot hang us. Raises `refusal` for anything that is not a non-empty regular file.
+    """
+    try:
+        fd = os.open(join_root(root, path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError as error:
+        why = "there is no such file" if error.errno == errno.ENOENT else _strerror(error)
+        raise refusal(f"cannot use {path} as {what}", why, errno=error.errno or 0) from error
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
+        os.close(fd)
+        kind = _kind(status.st_mode)
+        raise refusal(f"cannot use {path} as {what}", "it is empty" if kind == "file" else f"it is a {kind}")
+    return OpenFile(path, fd, status.st_size, stamp(status))
+
+
+def stamp(status: os.stat_result) -> tuple[int, int, int, int]:
+    """What changes when a file's content does."""
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+
+
+def read_text(path: str, *, root: str = "/", limit: int = TEXT_LIMIT) -> str | None:
+    """A small text file's content, or None if there is no such file. Undecodable bytes survive as surrogates.
+
+    Raises BadConfig-like Refusals through OSError: EFBIG when it is larger than `limit` bytes, EINVAL when it is no regular file.
+    """
+    try:
+        fd = os.open(join_root(root, path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"larger than {limit} bytes", path)
+    return data.decode(errors="surrogateescape")
+
+
+def write_atomic(path: str, data: bytes, *, mode: int = 0o644) -> None:
+    """Replace a file so that, whenever the power fails, either the old or the new content is there, whole."""
+    directory, name = os.path.split(path)
+    os.makedirs(directory, mode=0o755, exist_ok=True)
+    temporary = os.path.join(directory, f".{name}.{os.getpid()}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    try:
+        with open(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(fd)
+        os.rename(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    sync_directory(directory)
+
+
+def write_json(path: str, record: Mapping[str, object], *, mode: int = 0o644) -> None:
+    write_atomic(path, json.dumps(record, indent=2, sort_keys=True).encode() + b"\n", mode=mode)
+
+
+def remove(path: str) -> None:
+    """Remove a file for good, if it is there."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    sync_directory(os.path.dirname(path))
+
+
+def sync_directory(directory: str) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _kind(mode: int) -> str:
+    for test, kind in (
+        (stat.S_ISDIR, "directory"),
+        (stat.S_ISFIFO, "FIFO"),
+        (stat.S_ISCHR, "character device"),
+        (stat.S_ISBLK, "block device"),
+        (stat.S_ISSOCK, "socket"),
+    ):
+        if test(mode):
+            return kind
+    return "file"
+
+
+def _strerror(error: OSError) -> str:
+    return os.strerror(error.errno).lower() if error.errno else str(error)

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: MIT
+"""The nouns that the modules hand to each other: frozen dataclasses, and enumerations for what is a choice.
+
+No dict crosses a module border. Paths are strings as seen from inside the root that was looked at ("/boot/vmlinuz-6.1"),
+never joined with that root. Times are seconds, sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+NONCE_KEY = "kexecd.nonce"
+"""Rides on the new command line and joins the two boots. The dot makes it a module parameter to the kernel, which therefore does
+not hand it to init (Documentation/admin-guide/kernel-parameters.rst: unknown parameters with a dot are not passed on)."""
+
+
+# What could be booted
+
+
+class Source(StrEnum):
+    """Where a boot entry was found."""
+
+    EXPLICIT = "explicit"  # named on the command line
+    CONFIG = "config"  # named in the configuration
+    VERSIONED = "versioned"  # a kernel and its initrd by version, in /boot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootEntry:
+    """One thing that a disk offers to boot."""
+
+    id: str
+    title: str
+    version: str  # as `uname -r` will say it; empty when not known
+    source: Source
+    kernel: str
+    initrds: tuple[str, ...] = ()
+    cmdline: str | None = None  # None: the source has no opinion, the running one is reused
+    problems: tuple[str, ...] = ()  # sentences; an entry with one is never chosen by itself
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which entry is taken, and one line for each about why or why not."""
+
+    entry: BootEntry | None
+    reason: str
+    losers: tuple[tuple[str, str], ...] = ()  # (entry id, why not)
+
+
+# One boot target, and its image
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """A regular file that was opened once: what is checked through `fd` is what is loaded."""
+
+    path: str
+    fd: int
+    size: int
+    stamp: tuple[int, int, int, int]  # device, inode, mtime_ns, ctime_ns: unchanged as long as the content is
+
+
+@dataclass(frozen=True, slots=True)
+class BootTarget:
+    """The one entry chosen, made final: files open, command line canonical, nonce attached."""
+
+    entry: BootEntry
+    kernel: OpenFile
+    initrds: tuple[OpenFile, ...]
+    cmdline: str  # complete, with the nonce, without a trailing NUL
+    nonce: str
+
+
+class LoadMethod(StrEnum):
+    KEXEC_FILE_LOAD = "kexec_file_load"
+    KEXEC_TOOLS = "kexec-tools"
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """What was put into kernel memory by us; /run/kexecd/image.json."""
+
+    entry_id: str
+    version: str
+    kernel: FileRecord
+    initrds: tuple[FileRecord, ...]
+    cmdline: str
+    nonce: str
+    method: LoadMethod
+    loaded_at: float  # seconds since the epoch
+
+
+# How to restart
+
+
+class Way(StrEnum):
+    """Who tears the machine down (README, "Three ways to reboot")."""
+
+    ORDERLY = "orderly"  # PID 1, in its own order
+    FAST = "fast"  # our plan, in parallel, inside one deadline
+    NOW = "now"  # sync, everything read-only, jump
+
+
+class Act(StrEnum):
+    """The irreversible act at the end of a plan, as a value; kexecd/cli/reboot.py hands it to the one who does it."""
+
+    KEXEC = "kexec"
+    FIRMWARE = "firmware"
+
+
+class State(StrEnum):
+    NORMAL = "normal"
+    PREPARED = "prepared"
+    FROZEN = "frozen"
+    UPDATED = "updated"
+
+
+# What runs and what is mounted
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process as /proc shows it; (pid, start) names it for good, a pid alone does not."""
+
+    pid: int
+    ppid: int
+    start: int  # clock ticks since boot
+    state: str  # R S D Z T ...
+    name: str
+    argv0: str
+    uid: int
+    cgroup: str  # path in the unified hierarchy; empty where there is none
+    kernel_thread: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line of /proc/PID/mountinfo."""
+
+    id: int
+    parent: int
+    device: str  # major:minor
+    root: str  # the directory of the filesystem that is mounted
+    point: str
+    options: frozenset[str]  # of this mount
+    fstype: str
+    source: str
+    super_options: frozenset[str]  # of the filesystem
+
+    @property
+    def writable(self) -> bool:
+        """Whether the filesystem, not just this mount of it, can change on disk."""
+        return "rw" in self.super_options
+
+
+class Cleanliness(StrEnum):
+    CLEAN = "clean"
+    RESIDUE = "expected residue"
+    DIRTY = "dirty"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is left when the way down is done. Each item is a sentence without a full stop."""
+
+    dirt: tuple[str, ...] = ()
+    residue: tuple[str, ...] = ()
+
+    @property
+    def cleanliness(self) -> Cleanliness:
+        if self.dirt:
+            return Cleanliness.DIRTY
+        return Cleanliness.RESIDUE if self.residue else Cleanliness.CLEAN
+
+    def sentence(self) -> str:
+        left = "; ".join((*self.dirt, *self.residue))
+        return f"{self.cleanliness}: {left}" if left else str(self.cleanliness)
+
+
+# The plan, its steps and what they tell
+
+
+class EventKind(StrEnum):
+    PLAN = "plan"  # a plan starts
+    PHASE = "phase"  # a phase starts
+    STEP = "step"  # a step starts
+    DONE = "done"  # a step ended well
+    FAILED = "failed"  # a step failed; `text` says why
+    NOTE = "note"  # something that a person would want to know
+    UNDONE = "undone"  # a step was taken back
+    COMMIT = "commit"  # from here on the machine goes down whatever happens
+    VERDICT = "verdict"
+    ACT = "act"  # the irreversible act follows
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """The executor's only output; log, console, progress and report read the same records."""
+
+    kind: EventKind
+    at: float  # seconds of CLOCK_BOOTTIME
+    phase: str = ""
+    step: str = ""
+    text: str = ""
+    seconds: float = 0.0  # how long it took, where something ended
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What a step waits for: any of `fds` readable, or the clock at `until`. The executor answers with the readable ones."""
+
+    fds: frozenset[int]
+    until: float
+
+
+Running = Generator[Wait, frozenset[int], None]
+"""A step at work: it yields what it waits for, so that one thread runs any number of them and none can sleep past its deadline."""
+
+
+@dataclass(slots=True)
+class Context:
+    """What a running step is given.
+
+    now: the clock, in seconds; the only one that steps may look at.
+    deadline: when the phase has to be over, on that clock.
+    tell: emits a NOTE.
+    asked: (pid, start) of processes that somebody has already asked to quit, each once.
+    """
+
+    now: Callable[[], float]
+    deadline: float
+    tell: Callable[[str], None]
+    asked: set[tuple[int, int]] = field(default_factory=set)
+    verdict: Verdict | None = None
+
+
+class Step(Protocol):
+    """One thing that is done on the way down. `describe` is what `kexecctl plan` prints and what `run` then does."""
+
+    @property
+    def name(self) -> str: ...
+
+    def describe(self) -> str: ...
+
+    def run(self, context: Context) -> Running: ...
+
+    def undo(self) -> None:
+        """Take back what run() did, also half of it. Only called before the commit point."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Steps of equal priority: phases run in order, the steps of one run in parallel.
+
+    share: how much of the time then left to the deadline this phase may use, 0..1.
+    commit: the machine goes down from the start of this phase on, whatever happens.
+    """
+
+    name: str
+    priority: int
+    why: str
+    steps: tuple[Step, ...]
+    share: float = 1.0
+    commit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    way: Way
+    act: Act
+    within: float  # seconds for everything that others are waited for
+    phases: tuple[Phase, ...]
+
+
+Environ = Mapping[str, str]
