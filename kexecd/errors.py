@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A refusal is a typed "no": what was not done, why, what happens instead, what to do about it.
 
-Library code raises one; only the command line and the daemon turn it into a message and an exit status, so one failure makes
-one message. Exit codes are part of the interface: a name and a number once given are not changed (docs/exit-codes.md).
+Library code raises one; only the command line and the daemon turn it into a message and an exit status, so one failure
+makes one message. Exit codes are part of the interface: a name and a number once given are not changed (README).
 """
 
 from __future__ import annotations

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: MIT
 """The nouns that the modules hand to each other: frozen dataclasses, and enumerations for what is a choice.
 
-No dict crosses a module border. Paths are strings as seen from inside the root that was looked at ("/boot/vmlinuz-6.1"),
-never joined with that root. Times are seconds, sizes are bytes.
+No dict crosses a module border. Paths are strings as seen from inside the root that was looked at
+("/boot/vmlinuz-6.1"), never joined with that root. Times are seconds, sizes are bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
 NONCE_KEY = "kexecd.nonce"
-"""Rides on the new command line and joins the two boots. The dot makes it a module parameter to the kernel, which therefore does
-not hand it to init (Documentation/admin-guide/kernel-parameters.rst: unknown parameters with a dot are not passed on)."""
+"""Rides on the new command line and joins the two boots. The dot makes it a module's parameter to the kernel, which
+therefore does not hand it on to init (Documentation/admin-guide/kernel-parameters.rst)."""
 
 
 # What could be booted
@@ -218,14 +218,15 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """What a step waits for: any of `fds` readable, or the clock at `until`. The executor answers with the readable ones."""
+    """What a step waits for: any of `fds` readable, or the clock at `until`. It is answered with the readable ones."""
 
     fds: frozenset[int]
     until: float
 
 
 Running = Generator[Wait, frozenset[int], None]
-"""A step at work: it yields what it waits for, so that one thread runs any number of them and none can sleep past its deadline."""
+"""A step at work. It yields what it waits for, so that one thread runs any number of steps and none outsleeps its
+deadline."""
 
 
 @dataclass(slots=True)
@@ -264,6 +265,7 @@ class Phase:
     """Steps of equal priority: phases run in order, the steps of one run in parallel.
 
     share: how much of the time then left to the deadline this phase may use, 0..1.
+    at_least: seconds that it gets even if the deadline has passed: disks are closed, however late it is.
     commit: the machine goes down from the start of this phase on, whatever happens.
     """
 
@@ -272,6 +274,7 @@ class Phase:
     why: str
     steps: tuple[Step, ...]
     share: float = 1.0
+    at_least: float = 0.0
     commit: bool = False
 
 
@@ -279,8 +282,5 @@ class Phase:
 class Plan:
     way: Way
     act: Act
-    within: float  # seconds for everything that others are waited for
+    within: float  # seconds until the deadline, from the start
     phases: tuple[Phase, ...]
-
-
-Environ = Mapping[str, str]

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: MIT
+"""What kexecd asks of an init system, whichever it is."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from kexecd.model import Act
+from kexecd.plan import ServiceSteps
+
+
+class Init(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    def services(self, grace: float) -> ServiceSteps:
+        """The steps that stop what this init would otherwise start again; `grace` seconds for each."""
+        ...
+
+    def describe_restart(self, act: Act) -> str:
+        """What restart() does, for the plan."""
+        ...
+
+    def restart(self, act: Act) -> None:
+        """Ask for a whole ordinary restart, services and all; returns when it has been accepted. Raises a Refusal."""
+        ...
+
+    def describe_finish(self, act: Act) -> str:
+        """What finish() does, for the plan."""
+        ...
+
+    def finish(self, act: Act) -> bool:
+        """Hand the rest over to PID 1, when everything is down; False if this PID 1 has no way to be told."""
+        ...

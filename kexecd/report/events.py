@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: MIT
+"""An event as a line of JSON and as a line for people, and the places where they are written on the way down.
+
+None of these places may hold the machine: each is opened so that a write never waits, and one that fails is passed over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable
+
+from kexecd.model import Event, EventKind
+
+EVENTS_FILE = "events.jsonl"
+
+
+def as_json(event: Event) -> dict[str, object]:
+    return {
+        "kind": str(event.kind),
+        "at": round(event.at, 3),
+        "phase": event.phase,
+        "step": event.step,
+        "text": event.text,
+        "seconds": round(event.seconds, 3),
+    }
+
+
+def as_text(event: Event) -> str:
+    """One line, or nothing for what only a program wants."""
+    name = f"{event.phase}/{event.step}" if event.step and event.step != event.phase else event.phase
+    match event.kind:
+        case EventKind.PLAN:
+            return f"going down: {event.text}"
+        case EventKind.PHASE:
+            return ""
+        case EventKind.STEP:
+            return f"{name}: {event.text}"
+        case EventKind.DONE:
+            return f"{name}: done, {event.seconds:.2f} s" if not event.step else ""
+        case EventKind.FAILED:
+            return f"{name}: failed after {event.seconds:.2f} s: {event.text}"
+        case EventKind.NOTE:
+            return f"{name}: {event.text}"
+        case EventKind.UNDONE:
+            return f"{name}: undone"
+        case EventKind.COMMIT:
+            return f"commit point: {event.text}"
+        case EventKind.VERDICT:
+            return f"verdict: {event.text}"
+        case EventKind.ACT:
+            return event.text
+
+
+class Sinks:
+    """Every place that gets the events: descriptors for people's text and for JSON lines."""
+
+    def __init__(self, text: Iterable[int], lines: Iterable[int]) -> None:
+        self._text, self._lines = tuple(text), tuple(lines)
+
+    def __call__(self, event: Event) -> None:
+        self._write(self._lines, json.dumps(as_json(event)) + "\n")
+        if text := as_text(event):
+            self._write(self._text, f"kexecd: {text}\r\n")
+
+    def _write(self, fds: tuple[int, ...], text: str) -> None:
+        data = text.encode(errors="replace")
+        for fd in fds:
+            with contextlib.suppress(OSError):  # nobody reads it any more, or it is full
+                os.write(fd, data)
+
+
+def open_quietly(path: str, flags: int) -> tuple[int, ...]:
+    """The descriptor of a place that may not be there, as a tuple of one or none."""
+    try:
+        return (os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o600),)
+    except OSError:
+        return ()

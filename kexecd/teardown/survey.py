@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: MIT
+"""Who runs, who is logged in and what is mounted, at the moment a plan is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kexecd.kernel import mountinfo, proc
+from kexecd.model import Mount, Process
+from kexecd.teardown.processes import Spare
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    processes: tuple[Process, ...] = ()  # those that would be asked to quit
+    terminals: tuple[str, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+
+
+def take() -> Survey:
+    spare = Spare.ours()
+    return Survey(
+        processes=tuple(process for process in proc.scan() if not spare(process)),
+        terminals=_terminals(),
+        mounts=mountinfo.read(),
+    )
+
+
+def _terminals() -> tuple[str, ...]:
+    import psutil  # late: 20 ms of CPU that only a plan needs
+
+    return tuple(sorted({f"/dev/{user.terminal}" for user in psutil.users() if user.terminal}))
