@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Runs any plan: phases in order, the steps of a phase in parallel, one deadline over all of it. Knows no step by name.
 
-Before the commit point a step that fails or overstays ends the plan: everything that was begun is undone, last first, and
-a Refusal says why. After it nothing stops the machine from going down: a failure becomes an event, and the next phase
-follows. The irreversible act is not done here: it is a value in the result.
+Before the commit point a step that fails or overstays ends the plan: everything that was begun is undone, last first,
+and a Refusal says why. After it nothing stops the machine from going down: a failure becomes an event, and the next
+phase follows. The irreversible act is not done here: it is a value in the result.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class Executor:
             task.wait = task.running.send(readable) if task.wait.until else next(task.running)
         except StopIteration:
             self._say(EventKind.DONE, task.step, seconds=self._clock.now() - task.since)
-        except Exception as error:  # noqa: BLE001  whatever a step does, the machine's way down must not end here
+        except Exception as error:  # whatever a step does, the way down must not end here
             self._fail(task, str(error) or type(error).__name__)
         else:
             tasks.append(task)
@@ -151,7 +151,7 @@ class Executor:
         for step in reversed(self._begun):
             try:
                 step.undo()
-            except Exception as error:  # noqa: BLE001  the others are undone all the same
+            except Exception as error:  # the others are undone all the same
                 self._say(EventKind.FAILED, step, f"could not be undone: {error}, ignoring")
             else:
                 self._say(EventKind.UNDONE, step)

@@ -9,16 +9,23 @@ import json
 import os
 from collections.abc import Iterator
 
-from kexecd.errors import Busy
+from kexecd.errors import Busy, NotPermitted
 
 LOCK_FILE = "lock"
 
 
 @contextlib.contextmanager
 def hold(run_dir: str, deed: str) -> Iterator[None]:
-    """Hold the lock over `deed`, also in a child that is forked meanwhile. Raises Busy, naming the holder."""
-    os.makedirs(run_dir, mode=0o755, exist_ok=True)
-    fd = os.open(os.path.join(run_dir, LOCK_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    """Hold the lock over `deed`, also in a child that is forked meanwhile.
+
+    Raises NotPermitted for whoever may not write to `run_dir`, and Busy, naming the holder.
+    """
+    try:
+        os.makedirs(run_dir, mode=0o755, exist_ok=True)
+        fd = os.open(os.path.join(run_dir, LOCK_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except PermissionError as error:
+        hint = "try again with sudo"
+        raise NotPermitted(f"cannot {deed}", "only root may", hint=hint, errno=error.errno or 0) from error
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

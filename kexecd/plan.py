@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from kexecd.config.policy import Policy
 from kexecd.model import Act, Phase, Plan, Step, Way
 from kexecd.teardown.announce import Announce
 from kexecd.teardown.filesystems import PATIENCE, ReadOnly, Sync, Unmount, Verify
@@ -21,15 +22,6 @@ CLOSING = PATIENCE + 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Times:
-    """Seconds, from the policy and the command line."""
-
-    within: float = 10.0
-    services: float = 5.0
-    processes: float = 5.0
-
-
-@dataclass(frozen=True, slots=True)
 class ServiceSteps:
     """What the init of this machine contributes; empty where it has no services that it must be asked about."""
 
@@ -37,17 +29,17 @@ class ServiceSteps:
     basics: tuple[Step, ...] = ()
 
 
-def build(way: Way, act: Act, times: Times, survey: Survey, services: ServiceSteps, *, going_to: str) -> Plan:
+def build(way: Way, act: Act, policy: Policy, survey: Survey, services: ServiceSteps, *, going_to: str) -> Plan:
     """The plan of one way. `going_to` names what comes up afterwards ("Linux 6.12.9"), for the people who are told."""
-    phases = {Way.ORDERLY: _orderly, Way.FAST: _fast, Way.NOW: _now}[way](times, survey, services, going_to)
-    return Plan(way, act, times.within, tuple(sorted(phases, key=lambda phase: phase.priority)))
+    phases = {Way.ORDERLY: _orderly, Way.FAST: _fast, Way.NOW: _now}[way](policy, survey, services, going_to)
+    return Plan(way, act, policy.within, tuple(sorted(phases, key=lambda phase: phase.priority)))
 
 
-def _fast(times: Times, survey: Survey, services: ServiceSteps, going_to: str) -> tuple[Phase, ...]:
+def _fast(policy: Policy, survey: Survey, services: ServiceSteps, going_to: str) -> tuple[Phase, ...]:
     return (
         Phase(
             "announce", 100, "people first: they may still save something",
-            (_announcement(survey, going_to),),
+            (_announcement(policy, survey, going_to),),
         ),
         Phase(
             "services", 6000, "what init would start again is stopped by init; the first TERM is the commit point",
@@ -61,7 +53,7 @@ def _fast(times: Times, survey: Survey, services: ServiceSteps, going_to: str) -
         ),
         Phase(
             "processes", 8000, "nobody may write any more when the disks are closed",
-            (QuitProcesses(times.processes, survey.processes),),
+            (QuitProcesses(policy.grace_processes, survey.processes),),
             share=0.8,
         ),
         Phase(
@@ -87,12 +79,12 @@ def _fast(times: Times, survey: Survey, services: ServiceSteps, going_to: str) -
     )
 
 
-def _now(times: Times, survey: Survey, services: ServiceSteps, going_to: str) -> tuple[Phase, ...]:
-    del times, services  # nobody is asked
+def _now(policy: Policy, survey: Survey, services: ServiceSteps, going_to: str) -> tuple[Phase, ...]:
+    del services  # nobody is asked
     return (
         Phase(
             "announce", 100, "people first, although they cannot do much",
-            (_announcement(survey, going_to),),
+            (_announcement(policy, survey, going_to),),
         ),
         Phase(
             "sync", 12000, "most of the data, while writers still run",
@@ -112,10 +104,11 @@ def _now(times: Times, survey: Survey, services: ServiceSteps, going_to: str) ->
     )
 
 
-def _orderly(times: Times, survey: Survey, services: ServiceSteps, going_to: str) -> tuple[Phase, ...]:
-    del times, survey, services, going_to  # PID 1 announces, stops, unmounts and jumps in its own order
+def _orderly(policy: Policy, survey: Survey, services: ServiceSteps, going_to: str) -> tuple[Phase, ...]:
+    del policy, survey, services, going_to  # PID 1 announces, stops, unmounts and jumps in its own order
     return ()
 
 
-def _announcement(survey: Survey, going_to: str) -> Announce:
-    return Announce(f"This machine restarts now into {going_to}.", survey.terminals)
+def _announcement(policy: Policy, survey: Survey, going_to: str) -> Announce:
+    terminals = survey.terminals if policy.announce else ()
+    return Announce(f"This machine restarts now into {going_to}.", terminals)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """systemd as PID 1. Everything goes over its private socket or by signal, so that no message bus has to be alive.
 
-Signals: systemd(1), SIGRTMIN+15 restarts and SIGRTMIN+16 kexecs at once, without stopping units: PID 1 becomes
-systemd-shutdown, which kills what is left, unmounts, detaches storage (in the initramfs if it has to), keeps the watchdog,
-and falls back to an ordinary restart by itself if the jump fails.
+Signals (systemd(1)): SIGRTMIN+15 restarts and SIGRTMIN+16 kexecs at once, without stopping units. PID 1 becomes
+systemd-shutdown, which kills what is left, unmounts, detaches storage (in the initramfs if it has to), keeps the
+watchdog, and falls back to an ordinary restart by itself if the jump fails.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SYSTEMCTL = ("/usr/bin/systemctl", "/bin/systemctl")
 UNIT_TYPES = "service,scope,socket,timer,path"
 
 BASICS = ("dbus", "dbus-broker", "systemd-journald", "systemd-udevd")
-"""What other units talk to while they stop; each is a service, most with sockets of their own that would wake it again."""
+"""What other units talk to while they stop: services, most of them with sockets that would wake them again."""
 
 KEPT = ("init.scope",)
 
@@ -95,7 +95,7 @@ class Systemd:
         return f"ask systemd: systemctl {_VERB[act]}"
 
     def restart(self, act: Act) -> None:
-        # 255 and newer turn `systemctl reboot` into a kexec by themselves when an image is loaded; here it means reboot.
+        # 255 and newer turn `systemctl reboot` into a kexec when an image is loaded; here it means what it says.
         finished = run([*systemctl(), _VERB[act]], seconds=25.0, environment={"SYSTEMCTL_SKIP_AUTO_KEXEC": "1"})
         if finished.exit_code:
             raise NotRestarted(
@@ -136,7 +136,7 @@ def active_units() -> tuple[str, ...]:
 
 
 def is_basic(unit: str) -> bool:
-    """Whether a unit is one of BASICS, or a socket of one (systemd-journald-dev-log.socket, systemd-udevd-kernel.socket)."""
+    """Whether a unit is one of BASICS, or a socket of one, such as systemd-journald-dev-log.socket."""
     stem = unit.rpartition(".")[0]
     return unit.endswith((".service", ".socket")) and any(stem == b or stem.startswith(f"{b}-") for b in BASICS)
 

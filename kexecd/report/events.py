@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """An event as a line of JSON and as a line for people, and the places where they are written on the way down.
 
-None of these places may hold the machine: each is opened so that a write never waits, and one that fails is passed over.
+None of these places may hold the machine: each is opened so that a write never waits, and one that fails is passed
+over.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from kexecd.model import Event, EventKind
 
@@ -25,6 +26,18 @@ def as_json(event: Event) -> dict[str, object]:
         "text": event.text,
         "seconds": round(event.seconds, 3),
     }
+
+
+def parse(record: Mapping[str, object]) -> Event:
+    """The reverse of as_json."""
+    return Event(
+        kind=EventKind(str(record["kind"])),
+        at=float(str(record["at"])),
+        phase=str(record["phase"]),
+        step=str(record["step"]),
+        text=str(record["text"]),
+        seconds=float(str(record["seconds"])),
+    )
 
 
 def as_text(event: Event) -> str:

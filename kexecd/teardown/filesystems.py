@@ -120,9 +120,9 @@ class Unmount:
 class ReadOnly:
     """Make every disk filesystem that is still there read-only; at once and by force when `forced`.
 
-    The ordinary remount is refused while a file is open for writing. The kernel's emergency remount (sysrq u) is not: it
-    syncs, completes the journal and turns writers away (fs/super.c, do_emergency_remount). It comes second, and first
-    only where nobody was asked to quit.
+    The ordinary remount is refused while a file is open for writing. The kernel's emergency remount (sysrq u) is not:
+    it syncs, completes the journal and turns writers away (fs/super.c, do_emergency_remount). It comes second, and
+    first only where nobody was asked to quit.
     """
 
     forced: bool = False
@@ -200,7 +200,7 @@ def emergency_remount() -> None:
 
 
 def going(mounts: Iterable[Mount]) -> tuple[Mount, ...]:
-    """The mounts that are to be unmounted: what could lose something and nothing runs from, and all that is mounted on it."""
+    """The mounts to be unmounted: what could lose something and nothing runs from, and all that is mounted on it."""
     chosen: dict[int, Mount] = {}
     for mount in mounts:  # a mount comes after the one that it was mounted on
         if mount.point in KEPT or mount.point.startswith("/run/initramfs"):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Quit what runs: TERM, a grace, KILL, each by pidfd; waiting is "a pidfd is readable", never a sleep.
 
-Rounds, because a process may fork while it is being asked: each round looks again and treats the newcomers as the others.
+In rounds, because a process may fork while it is being asked: each looks again and treats newcomers as the others.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Scan = Callable[[], Iterable[Process]]
 class Spare:
     """Who is left alone: what the machine needs until the jump, and ourselves.
 
-    Kernel threads; PID 1; this process with its ancestors and children; and storage daemons, which say by an argv[0] that
-    starts with "@" that the root filesystem needs them (https://systemd.io/ROOT_STORAGE_DAEMONS).
+    Kernel threads; PID 1; this process with its ancestors and children; and storage daemons, which say by an argv[0]
+    that starts with "@" that the root filesystem needs them (https://systemd.io/ROOT_STORAGE_DAEMONS).
     """
 
     pids: frozenset[int]

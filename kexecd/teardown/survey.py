@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kexecd.kernel import mountinfo, proc
+from kexecd.kernel.files import read_text
 from kexecd.model import Mount, Process
 from kexecd.teardown.processes import Spare
 
@@ -17,7 +18,10 @@ class Survey:
     mounts: tuple[Mount, ...] = ()
 
 
-def take() -> Survey:
+def survey(root: str = "/") -> Survey:
+    """This machine, or what a captured tree below `root` has of another one: its mounts."""
+    if root != "/":
+        return Survey(mounts=mountinfo.parse(read_text("/proc/self/mountinfo", root=root) or ""))
     spare = Spare.ours()
     return Survey(
         processes=tuple(process for process in proc.scan() if not spare(process)),

@@ -3,8 +3,8 @@
 
 umount(2) of a dead NFS server, sync(2) to a dying disk, remount of a stuck FUSE: in our own process any of them would
 be the end of the way down. A worker takes one call at a time; one that does not answer is killed (which may not help
-while it sleeps in the kernel), left behind, and replaced. Processes and not threads: a thread in a system call keeps its
-whole process from ending. Forked once and reused, because a fork for each of 4,000 mounts is too slow.
+while it sleeps in the kernel), left behind, and replaced. Processes and not threads: a thread in a system call keeps
+its whole process from ending. Forked once and reused, because a fork for each of 4,000 mounts is too slow.
 """
 
 from __future__ import annotations

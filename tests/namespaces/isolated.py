@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Run a test's body in its own mount and PID namespace, where the way down can be walked for real.
 
-Killing everything reaches nobody outside, unmounting changes nobody's view, and proc on /proc shows the inside only. What
-is not private is a filesystem's own state: a read-only remount inside reaches the filesystem everywhere, so tests remount
-only filesystems that they made (on loop devices).
+Killing everything reaches nobody outside, unmounting changes nobody's view, and proc on /proc shows the inside only.
+What is not private is a filesystem's own state: a read-only remount inside reaches the filesystem everywhere, so tests
+remount only filesystems that they made, on loop devices.
 """
 
 from __future__ import annotations

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: MIT
+"""What one call of `plan` or `reboot` comes to, before anything is done: the image, the plan, and who ends it."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import dataclass, replace
+
+from kexecd.cli.choosing import Look, chosen, look_for, target_for
+from kexecd.config.policy import Policy, read_policy
+from kexecd.errors import ExitCode, Refusal
+from kexecd.init.base import Init
+from kexecd.init.detect import detect
+from kexecd.loader import loaded_record
+from kexecd.model import Act, BootEntry, ImageRecord, Plan, Way
+from kexecd.plan import ServiceSteps, build
+from kexecd.target import opened
+from kexecd.teardown.survey import survey
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """loaded: the image that is in memory already and is to be used; seen: else, what it will be made from."""
+
+    init: Init
+    policy: Policy
+    plan: Plan
+    loaded: ImageRecord | None
+    seen: Look | None
+
+    @property
+    def going_to(self) -> str:
+        return going_to(self.plan.act, self.loaded, self.seen)
+
+    @property
+    def reason(self) -> str:
+        if self.loaded:
+            return "`kexecctl load` put it there"
+        return self.seen.choice.reason if self.seen else "it was asked for"
+
+    def last(self) -> str:
+        """What happens after the last phase, in words."""
+        if self.plan.way is Way.ORDERLY:
+            return self.init.describe_restart(self.plan.act)
+        if self.plan.way is Way.NOW:
+            return f"call reboot(2): {self.plan.act}"
+        return self.init.describe_finish(self.plan.act)
+
+
+def draw_up(options: Namespace, *, root: str = "/") -> Draft:
+    """The draft for the options of `plan` and `reboot`. Raises what the deed itself would be refused with."""
+    init, policy = detect(root), read_policy(root)
+    if options.within is not None:
+        if not 0 < options.within <= 3600:
+            raise Refusal("cannot restart", "--within takes 1 to 3600 seconds", exit_code=ExitCode.USAGE)
+        policy = replace(policy, within=options.within)
+    act = Act.FIRMWARE if options.firmware else Act.KEXEC
+    way = Way.NOW if options.now else Way.FAST if options.fast else Way.ORDERLY
+    loaded = seen = None
+    if act is Act.KEXEC:
+        named = options.entry or options.kernel or options.append or options.cmdline is not None
+        loaded = None if named or root != "/" else loaded_record()
+        if not loaded:
+            seen = look_for(options, root)
+            chosen(seen)
+    services = init.services(policy.grace_services) if way is Way.FAST and root == "/" else ServiceSteps()
+    plan = build(way, act, policy, survey(root), services, going_to=going_to(act, loaded, seen))
+    return Draft(init, policy, plan, loaded, seen)
+
+
+def going_to(act: Act, loaded: ImageRecord | None, seen: Look | None) -> str:
+    """What comes up afterwards, for people."""
+    if act is Act.FIRMWARE:
+        return "the firmware"
+    entry: BootEntry | None = seen.choice.entry if seen else None
+    version = loaded.version if loaded else entry.version if entry else ""
+    kernel = loaded.kernel.path if loaded else entry.kernel if entry else ""
+    return f"Linux {version}" if version else kernel
+
+
+def command_line(draft: Draft, options: Namespace, root: str = "/") -> str:
+    """The command line of what will be booted; opening the target finds what the load would be refused for."""
+    if draft.loaded:
+        return draft.loaded.cmdline
+    if draft.seen is None:
+        return ""
+    with opened(target_for(options, draft.seen, root)) as target:
+        return target.cmdline

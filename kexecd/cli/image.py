@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: MIT
+"""kexecctl load, unload: the image in kernel memory."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import asdict
+
+from kexecd import loader
+from kexecd.cli.choosing import look_for, target_for
+from kexecd.cli.output import print_json, size
+from kexecd.errors import ExitCode
+from kexecd.lock import hold
+from kexecd.model import ImageRecord
+from kexecd.record import RUN_DIR
+from kexecd.target import opened
+
+
+def load(options: Namespace) -> ExitCode:
+    with hold(RUN_DIR, "load a kernel"):
+        seen = look_for(options)
+        with opened(target_for(options, seen)) as target:
+            record = loader.load(target)
+    if options.json:
+        print_json({"image": asdict(record), "reason": seen.choice.reason})
+    else:
+        print(f"loaded {describe(record)}; {seen.choice.reason}")
+        print(f"  command line: {record.cmdline}")
+    return ExitCode.OK
+
+
+def unload(options: Namespace) -> ExitCode:
+    with hold(RUN_DIR, "unload the image"):
+        was_loaded = loader.unload()
+    if options.json:
+        print_json({"unloaded": was_loaded})
+    else:
+        print("the image is unloaded" if was_loaded else "no image was loaded")
+    return ExitCode.OK
+
+
+def describe(record: ImageRecord) -> str:
+    """An image in a few words, for people."""
+    initrds = "".join(f" + {file.path} ({size(file.size)})" for file in record.initrds)
+    return f"{record.kernel.path} ({size(record.kernel.size)}){initrds} by {record.method}"
