@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from kexecd.config.policy import Policy
-from kexecd.model import Act, Phase, Plan, Step, Way
+from kexecd.model import Act, Phase, Plan, Process, Step, Way
 from kexecd.teardown.announce import Announce
 from kexecd.teardown.filesystems import PATIENCE, ReadOnly, Sync, Unmount, Verify
 from kexecd.teardown.processes import QuitProcesses
@@ -23,10 +23,14 @@ CLOSING = PATIENCE + 2.0
 
 @dataclass(frozen=True, slots=True)
 class ServiceSteps:
-    """What the init of this machine contributes; empty where it has no services that it must be asked about."""
+    """What the init of this machine contributes; nothing where there are no services that it must be asked about.
+
+    covered: who these steps quit already.
+    """
 
     services: tuple[Step, ...] = ()
     basics: tuple[Step, ...] = ()
+    covered: frozenset[Process] = frozenset()
 
 
 def build(way: Way, act: Act, policy: Policy, survey: Survey, services: ServiceSteps, *, going_to: str) -> Plan:
@@ -36,6 +40,7 @@ def build(way: Way, act: Act, policy: Policy, survey: Survey, services: ServiceS
 
 
 def _fast(policy: Policy, survey: Survey, services: ServiceSteps, going_to: str) -> tuple[Phase, ...]:
+    others = tuple(process for process in survey.processes if process not in services.covered)
     return (
         Phase(
             "announce", 100, "people first: they may still save something",
@@ -53,7 +58,7 @@ def _fast(policy: Policy, survey: Survey, services: ServiceSteps, going_to: str)
         ),
         Phase(
             "processes", 8000, "nobody may write any more when the disks are closed",
-            (QuitProcesses(policy.grace_processes, survey.processes),),
+            (QuitProcesses(policy.grace_processes, others),),
             share=0.8,
         ),
         Phase(

@@ -63,8 +63,11 @@ def draw_up(options: Namespace, *, root: str = "/") -> Draft:
         if not loaded:
             seen = look_for(options, root)
             chosen(seen)
-    services = init.services(policy.grace_services) if way is Way.FAST and root == "/" else ServiceSteps()
-    plan = build(way, act, policy, survey(root), services, going_to=going_to(act, loaded, seen))
+    seen_here = survey(root)
+    services = ServiceSteps()
+    if way is Way.FAST and root == "/":
+        services = init.services(policy.grace_services, seen_here.processes)
+    plan = build(way, act, policy, seen_here, services, going_to=going_to(act, loaded, seen))
     return Draft(init, policy, plan, loaded, seen)
 
 

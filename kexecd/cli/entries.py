@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import replace
 
 from kexecd.cli.choosing import Look, look
 from kexecd.cli.output import print_json, print_table
@@ -12,6 +13,8 @@ from kexecd.errors import ExitCode
 
 def entries(options: Namespace) -> ExitCode:
     seen = look(options.root)
+    if seen.choice.entry and seen.choice.entry not in seen.entries:  # the configuration names it
+        seen = replace(seen, entries=(seen.choice.entry, *seen.entries))
     if options.json:
         print_json(as_json(seen))
     else:

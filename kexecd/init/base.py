@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from kexecd.model import Act
+from kexecd.model import Act, Process
 from kexecd.plan import ServiceSteps
 
 
@@ -13,8 +13,11 @@ class Init(Protocol):
     @property
     def name(self) -> str: ...
 
-    def services(self, grace: float) -> ServiceSteps:
-        """The steps that stop what this init would otherwise start again; `grace` seconds for each."""
+    def services(self, grace: float, processes: tuple[Process, ...]) -> ServiceSteps:
+        """The steps that stop what this init would otherwise start again, `grace` seconds for each.
+
+        processes: those of which it is asked who would be covered.
+        """
         ...
 
     def describe_restart(self, act: Act) -> str:

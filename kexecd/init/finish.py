@@ -13,9 +13,10 @@ import sys
 import time
 from collections.abc import Callable
 
-from kexecd.errors import ExitCode, NotRestarted
+from kexecd.errors import NotRestarted
 from kexecd.init.base import Init
 from kexecd.kernel import spawn
+from kexecd.kernel.guard import forbid_in_tests
 from kexecd.model import Act
 
 TAKEOVER = 20.0
@@ -56,16 +57,20 @@ def _through(init: Init, act: Act, tell: Callable[[str], None]) -> None:
 
 
 def _jump(act: Act, force: bool, tell: Callable[[str], None]) -> None:
+    forbid_in_tests("restart the machine")
     tell(f"calling reboot(2): {act}")
-    options = ["--jump", *(["--firmware"] if act is Act.FIRMWARE else []), *(["--force"] if force else [])]
+    options = ["--jump"]
+    if act is Act.FIRMWARE:
+        # Whatever is still dirty: nobody is left who could do better than restart.
+        options += ["--firmware", "--force"]
+    elif force:
+        options += ["--force"]
     try:
         ended = spawn.run([sys.executable, "-I", "-S", jump_file(), *options], seconds=JUMP)
     except OSError as error:
         tell(f"jump.py could not be started: {error}")
         return
     tell(ended.last_line or f"jump.py ended with {ended.exit_code}")
-    if ended.exit_code == ExitCode.DIRTY and act is Act.KEXEC:
-        tell("the jump was refused, restarting through the firmware")
 
 
 def jump_file() -> str:

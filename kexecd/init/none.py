@@ -7,7 +7,7 @@ Any process with CAP_SYS_BOOT in the initial PID namespace may jump (reboot(2));
 from __future__ import annotations
 
 from kexecd.errors import Unsupported
-from kexecd.model import Act
+from kexecd.model import Act, Process
 from kexecd.plan import ServiceSteps
 
 
@@ -15,8 +15,8 @@ class NoInit:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def services(self, grace: float) -> ServiceSteps:
-        del grace
+    def services(self, grace: float, processes: tuple[Process, ...]) -> ServiceSteps:
+        del grace, processes
         return ServiceSteps()
 
     def describe_restart(self, act: Act) -> str:

@@ -62,9 +62,9 @@ class StopUnits:
                 readable = yield Wait(fds, until)
                 watched.drop(readable)
                 if command and command.pidfd in readable:
-                    finished, command = command.finish(), None
-                    if finished.exit_code:
-                        context.tell(f"systemctl stop: {finished.last_line}")
+                    for line in complaints(command.finish()):
+                        context.tell(line)
+                    command = None
                 if not watched:
                     watched.take(p for p in self.scan() if not spare(p) and unit_of(p) in self.units)
             context.asked.update((p.pid, p.start) for p in self.scan() if unit_of(p) in self.units)
@@ -83,12 +83,13 @@ _NO_ORDER = "--job-mode=ignore-dependencies"
 class Systemd:
     name = "systemd"
 
-    def services(self, grace: float) -> ServiceSteps:
-        units = active_units()
+    def services(self, grace: float, processes: tuple[Process, ...]) -> ServiceSteps:
+        units = [unit for unit in active_units() if unit not in KEPT]
         basics = tuple(unit for unit in units if is_basic(unit))
         return ServiceSteps(
-            services=(StopUnits("services", tuple(u for u in units if u not in basics and u not in KEPT), grace),),
+            services=(StopUnits("services", tuple(unit for unit in units if unit not in basics), grace),),
             basics=(StopUnits("basics", basics, grace),),
+            covered=frozenset(process for process in processes if unit_of(process) in units),
         )
 
     def describe_restart(self, act: Act) -> str:
@@ -139,6 +140,12 @@ def is_basic(unit: str) -> bool:
     """Whether a unit is one of BASICS, or a socket of one, such as systemd-journald-dev-log.socket."""
     stem = unit.rpartition(".")[0]
     return unit.endswith((".service", ".socket")) and any(stem == b or stem.startswith(f"{b}-") for b in BASICS)
+
+
+def complaints(finished: Finished) -> tuple[str, ...]:
+    """What `systemctl stop` could not do, but for units that never let anybody stop them (they run nothing)."""
+    lines = finished.errors.splitlines() if finished.exit_code else []
+    return tuple(line for line in lines if line.startswith("Failed") and "refuse manual" not in line)
 
 
 def unit_of(process: Process) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Files, handled as root must: a path may be a FIFO, a device, a directory or 10 GiB, and power may fail during any write."""
+"""Files, handled as root must: a path may be a FIFO, a device or 10 GiB, and power may fail during any write."""
 
 from __future__ import annotations
 
@@ -12,12 +12,39 @@ from collections.abc import Mapping
 from kexecd.errors import BadImage, Refusal
 from kexecd.model import OpenFile
 
+MOST_LINKS = 40  # MAXSYMLINKS in include/linux/namei.h
 TEXT_LIMIT = 1 << 20  # bytes; no text file that we read has a reason to be larger
 
 
 def join_root(root: str, path: str) -> str:
-    """The path `path`, seen from inside `root`, as this process has to open it."""
-    return path if root == "/" else root.rstrip("/") + "/" + path.lstrip("/")
+    """The path `path`, seen from inside `root`, as this process has to open it.
+
+    In a captured tree the links are followed here, inside of it; on this machine the kernel does it in one go.
+    """
+    return path if root == "/" else root.rstrip("/") + resolve(path, root)
+
+
+def resolve(path: str, root: str = "/") -> str:
+    """`path` with every symbolic link followed inside `root`; what does not exist, and a loop, stays as it is."""
+    top, done, rest, links = root.rstrip("/"), "", path.split("/")[::-1], 0
+    while rest:
+        part = rest.pop()
+        if part in ("", "."):
+            continue
+        if part == "..":
+            done = done.rpartition("/")[0]
+            continue
+        try:
+            link = os.readlink(f"{top}{done}/{part}")
+        except (OSError, ValueError):  # no link, not there, or no name that a file can have
+            done = f"{done}/{part}"
+            continue
+        links += 1
+        if links > MOST_LINKS:
+            return path
+        done = "" if link.startswith("/") else done
+        rest += link.split("/")[::-1]
+    return done or "/"
 
 
 def open_regular(path: str, what: str, *, root: str = "/", refusal: type[Refusal] = BadImage) -> OpenFile:
@@ -46,16 +73,18 @@ def stamp(status: os.stat_result) -> tuple[int, int, int, int]:
 def read_text(path: str, *, root: str = "/", limit: int = TEXT_LIMIT) -> str | None:
     """A small text file's content, or None if there is no such file. Undecodable bytes survive as surrogates.
 
-    Raises BadConfig-like Refusals through OSError: EFBIG when it is larger than `limit` bytes, EINVAL when it is no regular file.
+    Raises OSError: EFBIG when it is larger than `limit` bytes, EINVAL when it is not a regular file.
     """
     try:
         fd = os.open(join_root(root, path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    with open(fd, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", path)
-        data = file.read(limit + 1)
+        data = _read(fd, limit + 1)
+    finally:
+        os.close(fd)
     if len(data) > limit:
         raise OSError(errno.EFBIG, f"larger than {limit} bytes", path)
     return data.decode(errors="surrogateescape")
@@ -98,6 +127,13 @@ def sync_directory(directory: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _read(fd: int, most: int) -> bytes:
+    data = b""
+    while len(data) < most and (part := os.read(fd, most - len(data))):
+        data += part
+    return data
 
 
 def _kind(mode: int) -> str:

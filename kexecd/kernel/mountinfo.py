@@ -30,7 +30,7 @@ _KERNEL = frozenset(
     " hugetlbfs mqueue nfsd nsfs proc pstore resctrl rpc_pipefs securityfs selinuxfs smackfs sysfs tracefs".split()
 )
 _VOLATILE = frozenset(("ramfs", "rootfs", "tmpfs"))
-_NETWORK = frozenset("9p afs ceph cifs gfs gfs2 glusterfs lustre ncpfs nfs nfs4 ocfs2 orangefs smb3 smbfs".split())
+_NETWORK = frozenset("9p afs ceph cifs glusterfs lustre ncpfs nfs nfs4 orangefs smb3 smbfs".split())
 _STACKED = frozenset("aufs ecryptfs overlay".split())
 # Several devices behind one filesystem, so the kernel shows an anonymous device number for it.
 _POOLED = frozenset(("bcachefs", "btrfs", "ubifs", "zfs"))

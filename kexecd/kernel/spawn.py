@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The one way to start a program: no input, a rebuilt environment, its own process group, a pidfd, bounded output.
 
-Output goes to an unlinked temporary file in memory and not to a pipe, so that a program that talks too much neither blocks
-nor blocks us.
+Output goes to a file in memory and not to a pipe, so that a program that talks too much neither blocks nor blocks us.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from kexecd.kernel.guard import TEST_VARIABLES
 
 OUTPUT_LIMIT = 1 << 20  # bytes that are kept
 GRACE = 2.0  # seconds between TERM and KILL
@@ -71,7 +72,7 @@ def start(
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=errors,
-        env=ENVIRONMENT | dict(environment or {}),
+        env=ENVIRONMENT | _test_marks() | dict(environment or {}),
         cwd="/",
         start_new_session=True,
         pass_fds=tuple(pass_fds),
@@ -92,6 +93,11 @@ def run(
         return spawned.finish()
     killed = spawned.kill()
     return Finished(killed.exit_code, killed.output, f"{command[0]} did not end within {seconds:g} s")
+
+
+def _test_marks() -> dict[str, str]:
+    """What a program that asks kexecd.kernel.guard has to know about us."""
+    return {name: os.environ[name] for name in TEST_VARIABLES if name in os.environ}
 
 
 def _readable(fd: int, seconds: float) -> bool:

@@ -170,7 +170,6 @@ class Verify:
 
     def run(self, context: Context) -> Running:
         context.verdict = judge(self.mounts())
-        context.tell(context.verdict.sentence())
         yield from ()
 
     def undo(self) -> None:

@@ -29,14 +29,15 @@ def main() -> int:
     begin = time.monotonic()
     snapshot = booted(build(DEBIAN12_SYSTEMD))
     with tempfile.TemporaryDirectory(prefix="kexecd-demo-") as directory:
-        kexec, lost = _restart_by_kexec(snapshot, Path(directory))
-        firmware = _restart_by_firmware(snapshot, Path(directory))
-    good = _verdict(kexec, firmware, lost)
+        kexec, lost = _at_work(snapshot, Path(directory))
+        idle = _idle(snapshot, Path(directory) / "idle", KEXECCTL, "reboot", "--fast")
+        firmware = _idle(snapshot, Path(directory) / "firmware", "systemctl", "reboot")
+    good = _verdict(kexec, idle, firmware, lost)
     print(f"\n{'All of it holds.' if good else 'NOT AS IT SHOULD BE.'} The demo took {time.monotonic() - begin:.0f} s.")
     return 0 if good else 1
 
 
-def _restart_by_kexec(snapshot: Snapshot, directory: Path) -> tuple[Restart, dict[str, str]]:
+def _at_work(snapshot: Snapshot, directory: Path) -> tuple[Restart, dict[str, str]]:
     (directory / "kexec").mkdir()
     with Guest.from_snapshot(snapshot, workdir=directory / "kexec") as guest:
         _title(f"A Debian 12 guest, Linux {guest.uname()}, with three applications")
@@ -55,24 +56,25 @@ def _restart_by_kexec(snapshot: Snapshot, directory: Path) -> tuple[Restart, dic
         return seen, applications.lost(guest)
 
 
-def _restart_by_firmware(snapshot: Snapshot, directory: Path) -> Restart:
-    (directory / "firmware").mkdir()
-    with Guest.from_snapshot(snapshot, workdir=directory / "firmware") as guest:
-        _title("The same guest, idle, restarted by `systemctl reboot`")
+def _idle(snapshot: Snapshot, directory: Path, *command: str) -> Restart:
+    directory.mkdir()
+    with Guest.from_snapshot(snapshot, workdir=directory) as guest:
+        _title(f"The same guest, idle: {' '.join(command).removeprefix('/usr/sbin/')}")
         old, mark = guest.boot_id(), guest.mark()
-        guest.spawn("systemctl", "reboot")
+        guest.spawn(*command)
         seen = judge(guest, mark, None, old)
         print(f"  {seen.explain()}")
         return seen
 
 
-def _verdict(kexec: Restart, firmware: Restart, lost: dict[str, str]) -> bool:
+def _verdict(kexec: Restart, idle: Restart, firmware: Restart, lost: dict[str, str]) -> bool:
     _title("Verdict")
     checks = (
-        (kexec.kind is Kind.KEXEC, "it was a kexec", "nonce on the new command line, new boot id, no reset seen by the VM"),
+        (kexec.kind is Kind.KEXEC, "it was a kexec", "nonce on the new command line, new boot id, no reset event"),
         (kexec.new_kernel != kexec.old_kernel, "the right kernel", f"{kexec.old_kernel} -> {kexec.new_kernel}"),
         (not lost, "every file is intact", f"careful's state and hasty's {HASTY_MIB} MB, by SHA-256" + _but(lost)),
         (kexec.clean, "no journal was replayed", "by the kernel or by fsck, on / and /data" + _but(kexec.recovered)),
+        (idle.kind is Kind.KEXEC and idle.clean, "idle, it is one too", f"{idle.old_kernel} -> {idle.new_kernel}"),
         (firmware.kind is Kind.FIRMWARE, "the other was a reset", f"{firmware.old_kernel} -> {firmware.new_kernel}"),
     )
     for holds, what, how in checks:
@@ -80,6 +82,7 @@ def _verdict(kexec: Restart, firmware: Restart, lost: dict[str, str]) -> bool:
     print()
     print(f"  {'':<36}{'until the jump or reset':>24}{'until it answers':>20}")
     print(_times("kexecctl reboot --fast, at work", kexec.seconds_to_jump, kexec.seconds_to_answer))
+    print(_times("kexecctl reboot --fast, idle", idle.seconds_to_jump, idle.seconds_to_answer))
     print(_times("systemctl reboot, idle", firmware.seconds_to_reset, firmware.seconds_to_answer))
     print("\n  5 s of the first are the grace of the application that ignores TERM. An emulated machine's firmware")
     print("  takes a second; a server's takes minutes, and that is what a kexec saves.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The whole chain in a real guest: what kexecctl is asked for, what the machine then does, and what is left of the data."""
+"""The whole chain in a real guest: what kexecctl is asked for, what the machine does, and what is left of the data."""
 
 from __future__ import annotations
 

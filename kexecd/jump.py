@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: MIT
+"""The last act: `python3 -I -S jump.py --jump` restarts into the image that is in memory, or says why not and returns.
+
+Late code. It runs when nearly everything is gone, and stands alone: os, sys, errno, ctypes and struct are all that it
+may import (tests/unit/test_jump.py), within 15 ms of CPU (tests/perf). Whoever calls it goes on with an ordinary reboot
+when it returns, so it never waits for long and never ends in a traceback.
+
+    --jump      do it; without this it only says what it would do
+    --check     with or without --jump: everything but the call
+    --firmware  restart through the firmware instead
+    --force     even if a disk filesystem can still be written
+"""
+
+import ctypes
+import errno
+import os
+import struct
+import sys
+
+TYPE_CHECKING = False  # what the type checker takes for true; the module of that name is outside the budget
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+# kexecd.errors.ExitCode; a test holds them equal.
+OK, FAILURE, USAGE, NOT_PERMITTED, BUSY, NOT_LOADED, DIRTY, NOT_RESTARTED = 0, 1, 2, 6, 10, 12, 13, 14
+
+LINUX_REBOOT_CMD_RESTART = 0x01234567  # include/uapi/linux/reboot.h
+LINUX_REBOOT_CMD_KEXEC = 0x45584543
+PROC_PID_INIT_INO = 0xEFFFFFFC  # include/linux/proc_ns.h
+POLLIN = 0x1  # include/uapi/asm-generic/poll.h
+
+SYNC_PATIENCE = 5000  # milliseconds: with everything read-only there is nothing to write, and a dead disk never answers
+LOADED = ("/sys/kernel/kexec/loaded", "/sys/kernel/kexec_loaded")  # Linux 7.0 and on; until 2028
+MOUNTINFO = "/proc/self/mountinfo"
+KMSG = "/dev/kmsg"
+POOLED = ("bcachefs", "btrfs", "ubifs", "zfs")  # on several devices, so their device number is anonymous
+OPTIONS = ("--jump", "--check", "--firmware", "--force")
+
+
+class Refused(Exception):
+    """Nothing was done: the exit code, and why."""
+
+    def __init__(self, code: int, why: str) -> None:
+        super().__init__(why)
+        self.code = code
+
+
+def read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        return file.read()
+
+
+def image_is_missing(paths: tuple[str, ...] = LOADED) -> bool:
+    """Whether the kernel says that it has no image. Where /sys is gone it says nothing, and reboot(2) will know."""
+    for path in paths:
+        try:
+            return read(path).strip() == "0"
+        except OSError:
+            continue
+    return False
+
+
+def writable_disks(mountinfo: str) -> list[tuple[str, str, str]]:
+    """(mount point, source, type) of each filesystem with a disk below it that can still change; proc(5)."""
+    found = {}
+    for line in mountinfo.splitlines():
+        head, separator, tail = line.partition(" - ")
+        left, right = head.split(" "), tail.split(" ")
+        if not separator or len(left) < 6 or len(right) < 3:
+            found[line] = (line, "a line that makes no sense", "?")
+            continue
+        device, point, fstype, source, options = left[2], left[4], right[0], right[1], right[2].split(",")
+        if "rw" in options and (fstype in POOLED or not device.startswith("0:")):
+            found.setdefault(device, (point, source, fstype))
+    return list(found.values())
+
+
+def refuse_if_dirty(path: str = MOUNTINFO) -> None:
+    try:
+        disks = writable_disks(read(path))
+    except OSError as error:
+        raise Refused(DIRTY, f"what is mounted cannot be seen ({name(error.errno)})") from error
+    if disks:
+        raise Refused(DIRTY, "still writable: " + "; ".join(f"{where} ({what}, {kind})" for where, what, kind in disks))
+
+
+def refuse_in_tests(environ: "Mapping[str, str]", namespace: str = "/proc/self/ns/pid") -> None:
+    """The rule of kexecd/kernel/guard.py: a test does not restart the machine that it runs on."""
+    initial = not os.path.exists(namespace) or os.stat(namespace).st_ino == PROC_PID_INIT_INO
+    if initial and ("PYTEST_CURRENT_TEST" in environ or "KEXECD_UNDER_TEST" in environ):
+        raise Refused(NOT_PERMITTED, "this is a test, and it runs in the machine's own pid namespace")
+
+
+def sync(work: "Callable[[], None]" = os.sync, patience: int = SYNC_PATIENCE) -> bool:
+    """sync(2) in a child, as it may never return; whether it did within `patience` milliseconds."""
+    reader, writer = os.pipe()
+    try:
+        child = os.fork()
+        if child == 0:
+            try:
+                work()
+            finally:
+                os._exit(0)
+        os.close(writer)  # the child has the other one, and its end hangs up the pipe
+        # struct pollfd: int fd, short events, short revents. By hand, since the select module is a file of its own.
+        pollfd = ctypes.create_string_buffer(struct.pack("ihh", reader, POLLIN, 0))
+        done = bool(ctypes.CDLL(None).poll(pollfd, ctypes.c_ulong(1), patience) == 1)
+        if done:
+            os.waitpid(child, 0)
+        return done
+    except OSError:
+        return False  # no process to be had: the filesystems are read-only all the same
+    finally:
+        os.close(reader)
+
+
+def reboot(command: int) -> int:
+    """reboot(2), by the C library, which knows number and magic for each architecture. The errno, if it returns."""
+    refuse_in_tests(os.environ)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.reboot(ctypes.c_int(command))
+    return ctypes.get_errno()
+
+
+def say(text: str, kmsg: str = "") -> None:
+    """One line to stderr, and to the kernel's log too where `kmsg` is its path: that is what reaches the console."""
+    line = f"kexecd: {text}\n".encode(errors="surrogateescape")
+    write(2, line)
+    if kmsg:
+        try:
+            fd = os.open(kmsg, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
+        except OSError:
+            return
+        write(fd, b"<4>" + line)  # KERN_WARNING, include/linux/kern_levels.h
+        os.close(fd)
+
+
+def write(fd: int, line: bytes) -> None:
+    try:  # noqa: SIM105 (contextlib is outside the budget)
+        os.write(fd, line)
+    except OSError:
+        pass  # nobody listens any more, which is no reason to stay
+
+
+def name(number: int | None) -> str:
+    return errno.errorcode.get(number or 0, str(number))
+
+
+def main(
+    arguments: list[str],
+    *,
+    reboot: "Callable[[int], int]" = reboot,
+    mountinfo: str = MOUNTINFO,
+    loaded: tuple[str, ...] = LOADED,
+    kmsg: str = KMSG,
+) -> int:
+    unknown = [argument for argument in arguments if argument not in OPTIONS]
+    if unknown:
+        say(f"jump.py does not know {unknown[0]}; it takes {', '.join(OPTIONS)}")
+        return USAGE
+    firmware, check = "--firmware" in arguments, "--check" in arguments
+    jump = "--jump" in arguments and not check
+    log = kmsg if jump else ""
+    deed = "restart through the firmware" if firmware else "restart into the loaded kernel"
+    try:
+        if not firmware and image_is_missing(loaded):
+            raise Refused(NOT_LOADED, "no image is loaded")
+        if "--force" not in arguments:
+            refuse_if_dirty(mountinfo)
+        if (jump or check) and not sync():
+            say(f"sync did not end within {SYNC_PATIENCE // 1000} s, going on without", log)
+        if not jump:
+            say(f"--jump would {deed}")
+            return OK
+        say(f"about to {deed}", log)
+        code = reboot(LINUX_REBOOT_CMD_RESTART if firmware else LINUX_REBOOT_CMD_KEXEC)
+        exit_code = {errno.EPERM: NOT_PERMITTED, errno.EBUSY: BUSY}.get(code, NOT_RESTARTED)
+        raise Refused(exit_code, f"reboot(2) returned, {os.strerror(code).lower()} ({name(code)})")
+    except Refused as refused:
+        say(f"{'did not' if jump else '--jump would not'} {deed}: {refused}", log)
+        return refused.code if jump or check else OK
+    except Exception as error:
+        say(f"did not {deed}: {error!r}", log)
+        return FAILURE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

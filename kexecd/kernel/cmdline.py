@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: MIT
+"""The kernel command line: its syntax, its canonical form, how long it may be.
+
+Syntax: next_arg() in lib/cmdline.c. Blanks part the parameters unless they are inside double quotes, wherever these
+stand; there is no escape. `--` ends the kernel's parameters, what follows is init's
+(Documentation/admin-guide/kernel-parameters.rst). A parameter keeps the spelling that it came with, so that what is not
+ours goes through unchanged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kexecd.errors import BadConfig
+from kexecd.model import NONCE_KEY
+
+SPACES = " \t\n\v\f\r"  # isspace() in include/linux/ctype.h, without 0xa0, which is part of UTF-8 characters
+
+STALE = frozenset({"BOOT_IMAGE", "initrd", NONCE_KEY})
+"""Parameters that tell about the boot that is ending: what GRUB, syslinux or the EFI stub loaded, and our nonce."""
+
+ELFCOREHDR_RESERVE = 30  # bytes; MAX_ELFCOREHDR_STR_LEN in arch/x86/kernel/kexec-bzimage64.c, kept free in any case
+
+COMMAND_LINE_SIZE = {  # bytes with the NUL; arch/*/include/{uapi/,}asm/setup.h
+    "x86_64": 2048,
+    "i386": 2048,
+    "aarch64": 2048,
+    "arm": 1024,
+    "riscv64": 1024,
+    "ppc64": 2048,
+    "s390x": 896,  # the smallest that CONFIG_COMMAND_LINE_SIZE can be
+    "loongarch64": 4096,
+}
+GENERIC_COMMAND_LINE_SIZE = 512  # include/uapi/asm-generic/setup.h
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    key: str
+    value: str | None  # None: it has no `=`
+    raw: str
+
+    @property
+    def unterminated(self) -> bool:
+        """Whether a quote is open at its end: it would swallow whatever is put behind it."""
+        return self.raw.count('"') % 2 == 1
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    kernel: tuple[Parameter, ...]
+    init: tuple[Parameter, ...] = ()  # what follows `--`
+    dashes: str = ""  # how `--` was spelled; empty where there is none
+
+    def __str__(self) -> str:
+        kernel = [parameter.raw for parameter in self.kernel]
+        dashes = [self.dashes or "--"] if self.dashes or self.init else []
+        return " ".join([*kernel, *dashes, *(parameter.raw for parameter in self.init)])
+
+    def has(self, key: str) -> bool:
+        return any(parameter.key == key for parameter in self.kernel)
+
+    def all(self, key: str) -> tuple[Parameter, ...]:
+        return tuple(parameter for parameter in self.kernel if parameter.key == key)
+
+    def value(self, key: str) -> str | None:
+        """The value given last, which is the one that counts for nearly every parameter."""
+        values = [parameter.value for parameter in self.kernel if parameter.key == key]
+        return values[-1] if values else None
+
+
+def parse(text: str) -> CommandLine:
+    """Any text is a command line; a NUL ends it, as it does in the kernel."""
+    parameters = [_parameter(raw) for raw in _split(text.partition("\0")[0])]
+    for index, parameter in enumerate(parameters):
+        if parameter.key == "--" and parameter.value is None:
+            return CommandLine(tuple(parameters[:index]), tuple(parameters[index + 1 :]), parameter.raw)
+    return CommandLine(tuple(parameters))
+
+
+def canonical(running: str, *, nonce: str = "", append: str = "", drop: frozenset[str] = STALE) -> str:
+    """The command line for the next boot, made of the running one. Ten kexecs in a row leave it unchanged.
+
+    Parameters with a key in `drop` go, `append` and the nonce come, in front of a `--`; nothing else is touched or
+    reordered, and what stands there twice stays there twice. Raises BadConfig when `append` has a quote that is never
+    closed.
+    """
+    line, addition = parse(running), parse(append)
+    if any(parameter.unterminated for parameter in (*addition.kernel, *addition.init)):
+        raise BadConfig(f"cannot append {append} to the kernel command line", "a double quote is never closed")
+    kernel = [parameter for parameter in line.kernel if parameter.key not in drop]
+    init = [parameter for parameter in (*line.init, *addition.init) if parameter.key != NONCE_KEY]
+    new = list(addition.kernel)
+    if nonce:
+        new.append(Parameter(NONCE_KEY, nonce, f"{NONCE_KEY}={nonce}"))
+    before = len(kernel) - 1 if kernel and kernel[-1].unterminated else len(kernel)
+    kernel[before:before] = new
+    init.sort(key=lambda parameter: parameter.unterminated)  # at most one is, and it stands last
+    return str(CommandLine(tuple(kernel), tuple(init), line.dashes or addition.dashes))
+
+
+def limit(arch: str, cmdline_size: int = 0) -> int:
+    """How many bytes a command line for kexec may have, without the NUL.
+
+    arch: as `uname -m` says it. cmdline_size: what the header of an x86 image says about itself, 0 where there is none.
+    """
+    if arch in ("x86_64", "i386"):
+        # bzImage64_load() compares the length with the NUL to the size without it.
+        return max((cmdline_size or COMMAND_LINE_SIZE[arch] - 1) - ELFCOREHDR_RESERVE - 1, 0)
+    return COMMAND_LINE_SIZE.get(arch, GENERIC_COMMAND_LINE_SIZE) - 1
+
+
+def check_length(cmdline: str, arch: str, cmdline_size: int = 0) -> None:
+    """Raises BadConfig when the new kernel would not take a command line of this length."""
+    length, most = len(cmdline.encode(errors="surrogateescape")), limit(arch, cmdline_size)
+    if length > most:
+        raise BadConfig(
+            "cannot use this kernel command line",
+            f"it has {length} bytes, {length - most} more than the {most} that the new kernel takes",
+            hint="shorten it; what the settings say with KPARAM or APPEND replaces the running one",
+        )
+
+
+def _split(text: str) -> list[str]:
+    words: list[str] = []
+    start, quoted = -1, False
+    for at, char in enumerate(text):
+        if char in SPACES and not quoted:
+            if start >= 0:
+                words.append(text[start:at])
+            start = -1
+            continue
+        if start < 0:
+            start = at
+        if char == '"':
+            quoted = not quoted
+    return [*words, text[start:]] if start >= 0 else words
+
+
+def _parameter(raw: str) -> Parameter:
+    body = raw[1:] if raw.startswith('"') else raw
+    equals = body.find("=", 1)  # next_arg() does not see one in the first place
+    if equals < 0:
+        return Parameter(_unquoted_end(body) if body is not raw else body, None, raw)
+    key, value = body[:equals], body[equals + 1 :]
+    if value.startswith('"'):
+        value = _unquoted_end(value[1:])
+    elif body is not raw:
+        value = _unquoted_end(value)
+    return Parameter(key, value, raw)
+
+
+def _unquoted_end(text: str) -> str:
+    return text[:-1] if text.endswith('"') else text

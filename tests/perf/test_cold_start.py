@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: MIT
+"""How much CPU it takes to begin: late in a shutdown, and on a machine with one slow core, this is what is felt.
+
+User and system time of the child alone, as wait4(2) tells it, and the least of several runs: the machine's own work
+beside it only ever adds.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[2]
+PYTHON = "/usr/bin/python3"
+RUNS = 15
+
+KEXECCTL = f"import sys; sys.path.insert(0, {str(TOP)!r}); from kexecd.cli.main import main; sys.exit(main())"
+COMMANDS = {
+    "jump.py": ([PYTHON, "-I", "-S", str(TOP / "kexecd" / "jump.py")], 15),
+    "kexecctl --version": ([PYTHON, "-I", "-c", KEXECCTL, "--version"], 40),
+    "kexecctl status": ([PYTHON, "-I", "-c", KEXECCTL, "status"], 80),
+}
+
+pytestmark = pytest.mark.perf
+
+
+def milliseconds(command: list[str]) -> float:
+    """CPU time of one run; stderr and stdout are not looked at, but it has to end well."""
+    nowhere = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
+    child = os.posix_spawn(command[0], command, os.environ, file_actions=nowhere)
+    _, status, usage = os.wait4(child, 0)
+    assert status == 0, f"{command} ended with {os.waitstatus_to_exitcode(status)}"
+    return (usage.ru_utime + usage.ru_stime) * 1000
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_it_begins_within_its_budget(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command, budget = COMMANDS[name]
+    milliseconds(command)  # writes the byte code, and brings the files into memory
+    least = min(milliseconds(command) for _ in range(RUNS))
+    with capsys.disabled():
+        print(f"\n{name}: {least:.1f} ms of CPU, of {budget} ms")
+    assert least <= budget

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: MIT
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kexecd.errors import BadConfig
+from kexecd.kernel.cmdline import canonical, check_length, limit, parse
+
+GRUB = "BOOT_IMAGE=/boot/vmlinuz-6.1.0-50-amd64 root=UUID=1f2e ro quiet"
+
+# Texts of what matters: words of ours, of others, quotes, blanks, the end of the kernel's parameters.
+WORDS = st.sampled_from(
+    ["root=/dev/vda1", "ro", "BOOT_IMAGE=/b/v", "initrd=\\i.img", "kexecd.nonce=old", "--", '"', 'a="b c"', "=x"]
+)
+LINES = st.one_of(st.lists(WORDS, max_size=8).map(" ".join), st.text(max_size=60), st.text('a="- \t\n', max_size=30))
+
+
+def pairs(text: str) -> list[tuple[str, str | None]]:
+    return [(parameter.key, parameter.value) for parameter in parse(text).kernel]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        ("  ro \t quiet\n", [("ro", None), ("quiet", None)]),
+        ("root=UUID=1f2e", [("root", "UUID=1f2e")]),
+        ('dyndbg="file a.c +p" x', [("dyndbg", "file a.c +p"), ("x", None)]),
+        ('"dyndbg=file a.c +p" x', [("dyndbg", "file a.c +p"), ("x", None)]),
+        ('a=b" c"d', [("a", 'b" c"d')]),
+        ('a="', [("a", "")]),
+        ("a=", [("a", "")]),
+        ("=b", [("=b", None)]),
+        ("==b", [("=", "b")]),
+        ("a==b", [("a", "=b")]),
+        ('"a b" c', [("a b", None), ("c", None)]),
+        ("a\\ b", [("a\\", None), ("b", None)]),
+        ("a\0b", [("a", None)]),
+    ],
+)
+def test_parameters_are_parted_as_the_kernel_parts_them(text: str, expected: list[tuple[str, str | None]]) -> None:
+    assert pairs(text) == expected
+
+
+def test_what_follows_two_dashes_is_for_init() -> None:
+    line = parse("ro -- single root=/dev/x")
+    assert [parameter.raw for parameter in line.kernel] == ["ro"]
+    assert [parameter.raw for parameter in line.init] == ["single", "root=/dev/x"]
+    assert not line.has("root")
+
+
+def test_two_dashes_with_a_value_are_a_parameter() -> None:
+    assert parse("--=x ro").has("ro")
+
+
+def test_the_last_value_counts() -> None:
+    assert parse("root=/dev/a root=/dev/b").value("root") == "/dev/b"
+
+
+def test_traces_of_the_boot_that_ends_are_dropped() -> None:
+    running = f"{GRUB} initrd=\\ucode.img initrd=\\initramfs.img kexecd.nonce=abc"
+    assert canonical(running) == "root=UUID=1f2e ro quiet"
+
+
+@pytest.mark.parametrize("kept", ["xBOOT_IMAGE=1", "BOOT_IMAGES=1", "initrdmem=1", "rd.initrd=1", "kexecd.nonces=1"])
+def test_what_only_looks_like_one_stays(kept: str) -> None:
+    assert canonical(f"ro {kept} quiet") == f"ro {kept} quiet"
+
+
+def test_quoted_parameters_keep_their_spelling() -> None:
+    line = 'dyndbg="file a.c +p" "x y=z" console=ttyS0 console=tty0 ro ro'
+    assert canonical(line) == line
+
+
+def test_the_nonce_comes_last() -> None:
+    assert canonical(GRUB, nonce="n1") == "root=UUID=1f2e ro quiet kexecd.nonce=n1"
+
+
+def test_the_nonce_does_not_become_an_argument_of_init() -> None:
+    assert canonical("ro -- single", nonce="n1") == "ro kexecd.nonce=n1 -- single"
+
+
+def test_the_nonce_is_not_swallowed_by_an_open_quote() -> None:
+    assert canonical('ro x="a b', nonce="n1") == 'ro kexecd.nonce=n1 x="a b'
+
+
+def test_appended_parameters_come_behind_the_running_ones() -> None:
+    assert canonical("quiet -- single", nonce="n1", append="debug -- emergency") == (
+        "quiet debug kexecd.nonce=n1 -- single emergency"
+    )
+
+
+def test_an_appended_quote_has_to_be_closed() -> None:
+    with pytest.raises(BadConfig, match="a double quote is never closed"):
+        canonical("ro", append='x="a b')
+
+
+def test_ten_kexecs_in_a_row_leave_it_unchanged() -> None:
+    first = line = canonical(GRUB, nonce="0")
+    for nonce in range(1, 10):
+        line = canonical(line, nonce=str(nonce))
+    assert line == first.replace("nonce=0", "nonce=9")
+
+
+@given(LINES)
+def test_the_canonical_form_is_canonical(text: str) -> None:
+    assert canonical(canonical(text)) == canonical(text)
+
+
+@given(LINES)
+def test_a_new_nonce_replaces_the_old_one_and_nothing_else(text: str) -> None:
+    once = canonical(text, nonce="a1")
+    assert parse(once).value("kexecd.nonce") == "a1"
+    assert canonical(once, nonce="b2") == canonical(text, nonce="b2")
+    assert canonical(once) == canonical(text)
+
+
+@given(LINES)
+def test_parameters_of_others_survive_in_their_order(text: str) -> None:
+    def foreign(line: str) -> list[str]:
+        return [p.raw for p in parse(line).kernel if p.key not in ("BOOT_IMAGE", "initrd", "kexecd.nonce")]
+
+    assert sorted(foreign(canonical(text, nonce="a1"))) == sorted(foreign(text))
+    assert foreign(canonical(text)) == foreign(text)
+
+
+def test_x86_keeps_room_for_elfcorehdr() -> None:
+    assert limit("x86_64", 2047) == 2016
+    assert limit("x86_64") == 2016
+    assert limit("aarch64") == 2047
+    assert limit("unheard-of") == 511
+
+
+def test_a_line_that_fits_is_taken() -> None:
+    check_length("x" * 2016, "x86_64", 2047)
+
+
+def test_one_that_is_too_long_is_refused_with_the_excess() -> None:
+    with pytest.raises(BadConfig, match="it has 2020 bytes, 4 more than the 2016"):
+        check_length("x" * 2020, "x86_64", 2047)
+
+
+def test_bytes_are_counted_not_characters() -> None:
+    with pytest.raises(BadConfig, match="it has 2018 bytes"):
+        check_length("ü" * 1009, "x86_64", 2047)

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: MIT
+"""The record across the jump, and what the new boot makes of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kexecd import handoff
+from kexecd.handoff import Arrival, How, PendingHandoff, Unreadable, arrival, new_nonce
+from kexecd.model import Way
+from tests.unit.kernel_tree import BOOT_ID, KernelTree
+
+PENDING = PendingHandoff(
+    nonce="0123456789abcdef",
+    from_boot_id="00000000-0000-4000-8000-000000000000",
+    from_release="6.1.0",
+    to_entry_id="linux-6.2",
+    to_version="6.2.0",
+    way=Way.FAST,
+    requested_at=1000.0,
+)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> KernelTree:
+    tree = KernelTree(tmp_path / "root")
+    tree.write("proc/cmdline", f"ro kexecd.nonce={PENDING.nonce} quiet\n")
+    return tree
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> str:
+    return str(tmp_path / "state")
+
+
+def arrived(tree: KernelTree, state: str, release: str = "6.2.0", now: float = 1060.0) -> Arrival:
+    """Seen 50 seconds into the new boot."""
+    return arrival(state, root=tree.root, release=release, now=lambda: now, uptime=lambda: 50.0)
+
+
+def test_a_nonce_is_sixteen_hexadecimal_digits_and_never_the_same() -> None:
+    assert re.fullmatch("[0-9a-f]{16}", new_nonce())
+    assert len({new_nonce() for _ in range(100)}) == 100
+
+
+def test_the_record_is_read_as_it_was_written(state: str) -> None:
+    handoff.write(PENDING, state)
+    assert handoff.read(state) == PENDING
+    assert os.stat(f"{state}/pending.json").st_mode & 0o777 == 0o600
+    handoff.forget(state)
+    assert handoff.read(state) is None
+    handoff.forget(state)
+
+
+def test_forgetting_what_never_was_is_no_error(state: str) -> None:
+    handoff.forget(state)
+
+
+def test_our_nonce_on_the_command_line_means_kexec(tree: KernelTree, state: str) -> None:
+    handoff.write(PENDING, state)
+    seen = arrived(tree, state)
+    assert (seen.how, seen.from_release, seen.seconds) == (How.KEXEC, "6.1.0", 10.0)
+    assert seen.as_planned
+    assert seen.sentence() == "kexec from 6.1.0, 10.0 s after it was asked for"
+
+
+def test_a_kernel_other_than_the_one_that_was_asked_for_is_noticed(tree: KernelTree, state: str) -> None:
+    handoff.write(PENDING, state)
+    seen = arrived(tree, state, release="6.9.9")
+    assert not seen.as_planned
+    assert seen.sentence().endswith("though 6.2.0 was to run")
+
+
+def test_a_version_that_nobody_knew_cannot_be_the_wrong_one(tree: KernelTree, state: str) -> None:
+    handoff.write(replace(PENDING, to_version=""), state)
+    assert arrived(tree, state, release="6.9.9").as_planned
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "reason"),
+    [
+        ("ro quiet", "no nonce"),
+        ("ro kexecd.nonce=ffffffffffffffff", "another nonce"),
+        ("ro xkexecd.nonce=0123456789abcdef", "no nonce"),
+        ("", "no nonce"),
+    ],
+)
+def test_any_other_command_line_means_another_way(tree: KernelTree, state: str, cmdline: str, reason: str) -> None:
+    handoff.write(PENDING, state)
+    tree.write("proc/cmdline", cmdline)
+    seen = arrived(tree, state)
+    assert seen.how is How.OTHER
+    assert reason in seen.reason
+    assert not seen.as_planned
+
+
+def test_our_nonce_beside_an_older_one_still_counts(tree: KernelTree, state: str) -> None:
+    handoff.write(PENDING, state)
+    tree.write("proc/cmdline", f"kexecd.nonce=ffffffffffffffff ro kexecd.nonce={PENDING.nonce}\n")
+    assert arrived(tree, state).how is How.KEXEC
+
+
+def test_a_request_of_this_very_boot_has_not_been_served(tree: KernelTree, state: str) -> None:
+    handoff.write(replace(PENDING, from_boot_id=BOOT_ID), state)
+    seen = arrived(tree, state)
+    assert seen.how is How.NOT_YET
+    assert seen.seconds is None
+
+
+def test_a_clock_that_was_set_back_tells_no_time(tree: KernelTree, state: str) -> None:
+    handoff.write(PENDING, state)
+    seen = arrived(tree, state, now=500.0)
+    assert (seen.how, seen.seconds) == (How.KEXEC, None)
+    assert seen.sentence() == "kexec from 6.1.0"
+
+
+def test_without_a_request_nothing_is_claimed(tree: KernelTree, state: str) -> None:
+    assert (arrived(tree, state).how, arrived(tree, state).reason) == (How.UNKNOWN, "its record is gone")
+    tree.write("proc/cmdline", "ro\n")
+    assert arrived(tree, state).sentence() == "unknown: kexecd was not asked for it"
+
+
+def damaged() -> list[bytes]:
+    good = {name: getattr(PENDING, name) for name in PendingHandoff.__slots__}
+    whole = json.dumps(good).encode()
+    wrong = [{**good, name: value} for name, value in (("way", "sideways"), ("requested_at", "x"), ("nonce", 7))]
+    missing = [{key: value for key, value in good.items() if key != name} for name in good]
+    cut = [whole[:length] for length in range(len(whole))]
+    other = [b"null", b"[]", b"7", b'"x"', b"\xff\xfe", b"\0" * 100, b"[" * 100_000, b"{}", b" " * (2 << 20)]
+    return [*cut, *other, *(json.dumps(record).encode() for record in (*wrong, *missing))]
+
+
+def test_no_damage_to_the_record_is_more_than_a_reason(tree: KernelTree, state: str) -> None:
+    os.mkdir(state)
+    for data in damaged():
+        Path(state, "pending.json").write_bytes(data)
+        seen = arrived(tree, state)
+        assert seen.how is How.UNKNOWN, data[:100]
+        assert "pending.json cannot be read: " in seen.reason
+        with pytest.raises(Unreadable):
+            handoff.read(state)
+
+
+def test_a_fifo_in_the_place_of_the_record_hangs_nobody(tree: KernelTree, state: str) -> None:
+    os.mkdir(state)
+    os.mkfifo(f"{state}/pending.json")
+    assert arrived(tree, state).how is How.UNKNOWN

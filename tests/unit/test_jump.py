@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: MIT
+"""The last act, with somebody else as reboot(2). As a program of its own it is only run where it makes no call."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import time
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from kexecd.errors import ExitCode
+from kexecd.kernel import guard, mountinfo, syscalls, sysfs
+
+FILE = Path(__file__).parents[2] / "kexecd" / "jump.py"
+PYTHON = "/usr/bin/python3"
+
+READ_ONLY = """\
+21 1 253:1 / / ro,relatime shared:1 - ext4 /dev/vda1 ro
+22 21 0:20 / /proc rw,nosuid - proc proc rw
+23 21 0:21 / /run rw,nosuid - tmpfs tmpfs rw,size=1000k
+24 21 0:22 / /srv rw - nfs4 server:/srv rw,vers=4.2
+25 21 0:23 / /var/lib/merged rw - overlay overlay rw,lowerdir=/a
+"""
+WRITABLE = READ_ONLY + """\
+30 21 0:40 /@home /home rw,relatime shared:9 - btrfs /dev/vdb rw,subvol=/@home
+31 21 0:40 /@srv /data ro,relatime - btrfs /dev/vdb rw,subvol=/@srv
+32 21 253:2 / /boot\\040new ro,relatime - ext4 /dev/vda2 rw
+33 21 8:1 / /mnt rw - fuseblk /dev/sda1 rw,user_id=0
+34 21 0:41 / /pool rw - zfs pool/data rw,xattr
+"""
+
+
+@pytest.fixture(scope="module")
+def jump() -> ModuleType:
+    spec = spec_from_file_location("jump_under_test", FILE)
+    assert spec and spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Machine:
+    """What jump.py sees of a machine, and what it asked of reboot(2)."""
+
+    def __init__(self, module: ModuleType, directory: Path) -> None:
+        self.module, self.directory = module, directory
+        self.asked: list[int] = []
+        self.answer = errno.EINVAL
+        self.mounts, self.loaded = READ_ONLY, "1\n"
+
+    def reboot(self, command: int) -> int:
+        self.asked.append(command)
+        return self.answer
+
+    def main(self, *arguments: str) -> int:
+        (self.directory / "mountinfo").write_text(self.mounts)
+        (self.directory / "loaded").write_text(self.loaded)
+        (self.directory / "kmsg").write_text("")
+        paths = (str(self.directory / "new-name"), str(self.directory / "loaded"))
+        result = self.module.main(
+            list(arguments),
+            reboot=self.reboot,
+            mountinfo=str(self.directory / "mountinfo"),
+            loaded=paths,
+            kmsg=str(self.directory / "kmsg"),
+        )
+        assert isinstance(result, int)
+        return result
+
+    @property
+    def kmsg(self) -> str:
+        return (self.directory / "kmsg").read_text()
+
+
+@pytest.fixture
+def machine(jump: ModuleType, tmp_path: Path) -> Machine:
+    return Machine(jump, tmp_path)
+
+
+def test_its_numbers_are_those_of_the_rest(jump: ModuleType) -> None:
+    for code in ExitCode:
+        assert getattr(jump, code.name, code) == code
+    assert {"OK", "DIRTY", "NOT_LOADED", "NOT_RESTARTED"} < set(vars(jump))
+    assert jump.LINUX_REBOOT_CMD_KEXEC == syscalls.LINUX_REBOOT_CMD_KEXEC
+    assert jump.LINUX_REBOOT_CMD_RESTART == syscalls.LINUX_REBOOT_CMD_RESTART
+    assert jump.PROC_PID_INIT_INO == guard.PROC_PID_INIT_INO
+    assert jump.LOADED == sysfs._LOADED
+
+
+def test_it_jumps(machine: Machine) -> None:
+    machine.main("--jump")
+    assert machine.asked == [0x45584543]
+
+
+def test_it_restarts_through_the_firmware(machine: Machine) -> None:
+    machine.loaded = "0\n"
+    machine.main("--jump", "--firmware")
+    assert machine.asked == [0x01234567]
+
+
+@pytest.mark.parametrize("arguments", [(), ("--force",), ("--firmware",), ("--check",), ("--jump", "--check")])
+def test_without_being_told_to_it_makes_no_call(
+    machine: Machine, capfd: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    assert machine.main(*arguments) == ExitCode.OK
+    assert machine.asked == []
+    assert "kexecd: --jump would restart" in capfd.readouterr().err
+    assert machine.kmsg == ""
+
+
+def test_a_word_that_it_does_not_know_is_not_taken_for_another(machine: Machine) -> None:
+    assert machine.main("--jump", "--dry-run") == ExitCode.USAGE
+    assert machine.asked == []
+
+
+def test_no_image_means_no_jump(machine: Machine, capfd: pytest.CaptureFixture[str]) -> None:
+    machine.loaded = "0\n"
+    assert machine.main("--jump") == ExitCode.NOT_LOADED
+    assert machine.main("--check") == ExitCode.NOT_LOADED
+    assert machine.main() == ExitCode.OK  # it has said what it would do
+    assert machine.asked == []
+    assert capfd.readouterr().err.count("no image is loaded") == 3
+
+
+def test_where_sysfs_is_gone_reboot_has_to_know(jump: ModuleType, tmp_path: Path) -> None:
+    assert not jump.image_is_missing((str(tmp_path / "a"), str(tmp_path / "b")))
+
+
+def test_the_new_name_of_the_file_counts_first(jump: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "new").write_text("1\n")
+    (tmp_path / "old").write_text("0\n")
+    assert not jump.image_is_missing((str(tmp_path / "new"), str(tmp_path / "old")))
+
+
+def test_a_disk_that_can_be_written_means_no_jump(machine: Machine, capfd: pytest.CaptureFixture[str]) -> None:
+    machine.mounts = WRITABLE
+    for arguments in (("--jump",), ("--jump", "--firmware"), ("--check",)):
+        assert machine.main(*arguments) == ExitCode.DIRTY
+    assert machine.asked == []
+    said = capfd.readouterr().err
+    assert "did not restart into the loaded kernel: still writable: /home (/dev/vdb, btrfs); " in said
+
+
+def test_force_jumps_all_the_same(machine: Machine) -> None:
+    machine.mounts = WRITABLE
+    machine.main("--jump", "--force")
+    assert machine.asked == [0x45584543]
+
+
+def test_what_is_mounted_has_to_be_seen(jump: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(jump.Refused, match=r"cannot be seen \(ENOENT\)") as caught:
+        jump.refuse_if_dirty(str(tmp_path / "none"))
+    assert getattr(caught.value, "code", None) == ExitCode.DIRTY
+
+
+def test_a_line_that_makes_no_sense_is_not_taken_for_clean(jump: ModuleType) -> None:
+    assert jump.writable_disks("21 1 253:1 / / ro\n") == [("21 1 253:1 / / ro", "a line that makes no sense", "?")]
+
+
+def test_each_writable_disk_is_named_once(jump: ModuleType) -> None:
+    assert jump.writable_disks(READ_ONLY) == []
+    points = [point for point, _, _ in jump.writable_disks(WRITABLE)]
+    assert points == ["/home", "/boot\\040new", "/mnt", "/pool"]
+
+
+@pytest.mark.parametrize("text", [READ_ONLY, WRITABLE])
+def test_the_verdict_before_it_and_the_last_look_agree(jump: ModuleType, text: str) -> None:
+    verdict = mountinfo.writable_disks(mountinfo.parse(text))
+    assert {mount.source for mount in verdict} == {source for _, source, _ in jump.writable_disks(text)}
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (errno.EINVAL, ExitCode.NOT_RESTARTED),
+        (errno.EPERM, ExitCode.NOT_PERMITTED),
+        (errno.EBUSY, ExitCode.BUSY),
+        (errno.ENOMEM, ExitCode.NOT_RESTARTED),
+    ],
+)
+def test_a_call_that_returns_is_told_to_all_who_listen(
+    machine: Machine, capfd: pytest.CaptureFixture[str], number: int, code: ExitCode
+) -> None:
+    machine.answer = number
+    assert machine.main("--jump") == code
+    sentence = "kexecd: did not restart into the loaded kernel: reboot(2) returned, "
+    assert sentence in capfd.readouterr().err
+    assert f"<4>{sentence}" in machine.kmsg
+    assert f"({errno.errorcode[number]})" in machine.kmsg
+
+
+def test_an_error_of_its_own_is_a_sentence_too(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.module, "sync", lambda: 1 / 0)
+    assert machine.main("--jump") == ExitCode.FAILURE
+    assert "ZeroDivisionError" in machine.kmsg
+
+
+def test_nobody_listening_is_no_reason_to_stay(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(fd: int, data: bytes) -> int:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(machine.module.os, "write", broken)
+    machine.main("--jump")
+    assert machine.asked == [0x45584543]
+
+
+def test_a_sync_that_ends_is_waited_for(jump: ModuleType) -> None:
+    assert jump.sync(work=lambda: time.sleep(0.05), patience=5000)
+
+
+def test_a_sync_that_does_not_end_is_not(jump: ModuleType) -> None:
+    start = time.monotonic()
+    assert not jump.sync(work=lambda: time.sleep(1), patience=50)
+    assert time.monotonic() - start < 0.9
+
+
+def test_a_test_cannot_restart_the_machine_that_it_runs_on(
+    jump: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    namespace = tmp_path / "pid"
+    namespace.touch()
+    jump.refuse_in_tests({"KEXECD_UNDER_TEST": "1"}, str(namespace))
+    monkeypatch.setattr(jump, "PROC_PID_INIT_INO", namespace.stat().st_ino)
+    jump.refuse_in_tests({}, str(namespace))
+    for name in guard.TEST_VARIABLES:
+        for where in (str(namespace), "/nonexistent"):
+            with pytest.raises(jump.Refused, match="this is a test"):
+                jump.refuse_in_tests({name: "1"}, where)
+
+
+def test_the_call_itself_asks_that_first(jump: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(environ: object) -> None:
+        assert environ is os.environ
+        raise jump.Refused(ExitCode.NOT_PERMITTED, "a test")
+
+    monkeypatch.setattr(jump, "refuse_in_tests", refuse)
+    monkeypatch.setattr(jump.ctypes, "CDLL", None)  # should nobody ask, there is still no library to call
+    with pytest.raises(jump.Refused):
+        jump.reboot(0)
+
+
+# As a program of its own
+
+
+def test_run_by_hand_it_only_says_what_it_would_do() -> None:
+    done = subprocess.run([PYTHON, "-I", "-S", str(FILE)], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (ExitCode.OK, "")
+    assert done.stderr.startswith("kexecd: --jump would ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_its_check_ends_with_a_named_code() -> None:
+    command = [PYTHON, "-I", "-S", str(FILE), "--check", "--firmware"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode in (ExitCode.OK, ExitCode.DIRTY)
+
+
+def test_it_imports_five_modules_and_what_these_need() -> None:
+    code = "import os, sys, errno, ctypes, struct\nbefore = set(sys.modules)\n"
+    code += f"act = {{'__name__': 'act'}}\nexec(compile(open({str(FILE)!r}).read(), 'jump.py', 'exec'), act)\n"
+    code += "act['main'](['--check', '--force', '--firmware'])\nprint(*sorted(set(sys.modules) - before))"
+    beyond = subprocess.check_output([PYTHON, "-I", "-S", "-c", code], text=True, timeout=60)
+    assert beyond.split() == []
