@@ -25,7 +25,20 @@ class Source(StrEnum):
 
     EXPLICIT = "explicit"  # named on the command line
     CONFIG = "config"  # named in the configuration
+    GRUB = "grub"  # a menu entry of grub.cfg
+    BLS = "bls"  # a Boot Loader Specification entry, type 1
+    UKI = "uki"  # a unified kernel image, type 2
+    EXTLINUX = "extlinux"  # a label of extlinux.conf or syslinux.cfg
+    INSTALLKERNEL = "installkernel"  # what Gentoo's installkernel put in place last
     VERSIONED = "versioned"  # a kernel and its initrd by version, in /boot
+    MODULES = "modules"  # a kernel beside its modules
+    GENTOO = "gentoo"  # one of the names that Gentoo's init script looks for
+    LINK = "link"  # a name without a version: /vmlinuz, /boot/vmlinuz-linux
+
+    @property
+    def is_boot_loader(self) -> bool:
+        """Whether a boot loader shows these entries, in an order and with a default of its own."""
+        return self in (Source.GRUB, Source.BLS, Source.UKI, Source.EXTLINUX)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +52,20 @@ class BootEntry:
     kernel: str
     initrds: tuple[str, ...] = ()
     cmdline: str | None = None  # None: the source has no opinion, the running one is reused
+    devicetree: str = ""
     problems: tuple[str, ...] = ()  # sentences; an entry with one is never chosen by itself
+    remarks: tuple[str, ...] = ()  # sentences; what kexec does otherwise than the boot loader would
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one source says: its entries, in its own order, and which of them it would boot next."""
+
+    source: Source
+    entries: tuple[BootEntry, ...] = ()
+    next: str = ""  # the id of an entry; empty: this is no boot loader, or it cannot be told which
+    reason: str = ""  # why that one, or why it cannot be told; a sentence
+    problems: tuple[str, ...] = ()  # what was not understood: "/boot/grub/grub.cfg:120:5: ..."
 
 
 @dataclass(frozen=True, slots=True)
