@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: MIT
+"""The VM lab: builds a Debian guest, boots it under QEMU, drives it, and judges how it restarted.
+
+    python3 -m tests.vm.lab build      build and cache everything (about a minute the first time)
+    python3 -m tests.vm.lab boot       boot from power-on, with times
+    python3 -m tests.vm.lab shell      commands in a booted guest
+
+A test reads like this:
+
+    snapshot = booted(build(DEBIAN12_SYSTEMD))                  # session fixture; cached in .cache/vm
+    with Guest.from_snapshot(snapshot, workdir=tmp_path) as guest:
+        old, mark = guest.boot_id(), guest.mark()
+        guest.spawn("systemctl", "reboot")
+        restart = judge(guest, mark, nonce, old)
+        assert restart.kind is Kind.KEXEC and restart.clean, restart.explain()
+
+What is here, in the order in which it is used:
+
+    recipe      what a guest is made of, and the key that names it; provision: the scripts that make it so
+    mirrors     the host's Debian mirror
+    tools       bounded runs of the host's tools; progress: signs of life on stderr
+    cache       .cache/vm: one builder at a time, atomic, pruned, sparing what is in use
+    image       base tar -> project installed on top -> ext4 disks, kernel, initrd
+    accel       KVM if a guest really boots under it, else TCG
+    hardware    the virtual machine as data
+    machine     one QEMU process and its sockets: console, qmp and agent, the last two over channel
+    snapshot    a saved guest; booted: the cached one that every test starts from
+    guest       what tests talk to; every failure carries the last 60 console lines
+    evidence    what a restart leaves in console and events (pure); oracle: waits for a restart and judges it
+    errors      how all of it fails
+
+Needs root, and from Debian: qemu-system-x86, qemu-utils, mmdebstrap, e2fsprogs. Python's standard library is
+enough. LAB_ACCEL=kvm or tcg in the environment overrides the probe.
+"""

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: MIT
+"""One QEMU process: its command line, its three sockets (console, QMP, agent), and its end."""
+
+from __future__ import annotations
+
+import functools
+import socket
+import subprocess
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from tests.vm.lab.accel import QEMU
+from tests.vm.lab.agent import Agent
+from tests.vm.lab.console import Console
+from tests.vm.lab.errors import LabError, LabTimeout, QemuGone
+from tests.vm.lab.hardware import Hardware
+from tests.vm.lab.qmp import Qmp
+from tests.vm.lab.tools import run_tool
+
+AGENT_PORT = "org.qemu.guest_agent.0"
+
+
+@functools.cache
+def qemu_version() -> str:
+    """QEMU's version line; part of a snapshot's key, because a machine's state belongs to one QEMU."""
+    return run_tool(QEMU, "--version", timeout=30).splitlines()[0]
+
+
+def overlay(disk: Path, target: Path) -> None:
+    """Make `target` a qcow2 file that holds what a guest writes over the raw image `disk`."""
+    run_tool("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", disk.resolve(), target, timeout=30)
+
+
+def qemu_arguments(
+    hardware: Hardware, root: Path, data: Path, fds: tuple[int, int, int], loadvm: str | None
+) -> list[str]:
+    """QEMU's whole command line. `fds` are its ends of the console, QMP and agent sockets.
+
+    There is no -no-reboot: a reset has to lead to a second boot, which is what the oracle looks at.
+    """
+    console, qmp, agent = fds
+    arguments = [
+        QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35",
+        *hardware.accel.arguments,
+        "-smp", str(hardware.cpus), "-m", str(hardware.memory_mib),
+        "-kernel", str(hardware.kernel), "-initrd", str(hardware.initrd), "-append", hardware.cmdline,
+        "-chardev", f"socket,id=console,fd={console}", "-serial", "chardev:console",
+        "-chardev", f"socket,id=qmp,fd={qmp}", "-mon", "chardev=qmp,mode=control",
+        "-device", "virtio-serial-pci",
+        "-chardev", f"socket,id=agent,fd={agent}",
+        "-device", f"virtserialport,chardev=agent,name={AGENT_PORT}",
+    ]  # fmt: skip
+    for name, path in (("root", root), ("data", data)):
+        # cache=unsafe: a host that loses power loses the test anyway; what the guest flushed survives the
+        # guest's own resets.
+        arguments += [
+            "-drive", f"if=none,id={name},format=qcow2,cache=unsafe,file={str(path).replace(',', ',,')}",
+            "-device", f"virtio-blk-pci,drive={name}",
+        ]  # fmt: skip
+    arguments += hardware.extra_qemu
+    return arguments + (["-loadvm", loadvm] if loadvm else [])
+
+
+class Machine:
+    """A running QEMU. Its sockets are pairs made here: no paths that clash, nothing to connect to."""
+
+    def __init__(
+        self,
+        hardware: Hardware,
+        workdir: Path,
+        *,
+        loadvm: str | None = None,
+        earlier_console: tuple[str, ...] = (),
+    ) -> None:
+        """Start QEMU on `workdir`'s root.qcow2 and data.qcow2; the logs are written beside them."""
+        self.root, self.data = workdir / "root.qcow2", workdir / "data.qcow2"
+        with ExitStack() as undo:
+            pairs = [socket.socketpair() for _ in range(3)]
+            for ours, _ in pairs:
+                undo.callback(ours.close)
+            with ExitStack() as theirs, (workdir / "qemu.log").open("ab") as log:
+                fds = []
+                for _, end in pairs:
+                    theirs.callback(end.close)
+                    fds.append(end.fileno())
+                arguments = qemu_arguments(hardware, self.root, self.data, (fds[0], fds[1], fds[2]), loadvm)
+                try:
+                    self._process = subprocess.Popen(
+                        arguments,
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
+                        pass_fds=fds,
+                        start_new_session=True,
+                    )
+                except FileNotFoundError as error:
+                    raise LabError(f"{QEMU} is not installed") from error
+            undo.callback(self._end_process)
+            self._log = workdir / "qemu.log"
+            self.console = Console(pairs[0][0], workdir / "console.log", earlier_console)
+            self.agent = Agent(pairs[2][0])
+            try:
+                self.qmp = Qmp(pairs[1][0])
+            except (QemuGone, LabTimeout) as error:
+                raise QemuGone(f"QEMU did not start: {self.complaint() or error}") from error
+            undo.pop_all()
+
+    @property
+    def pid(self) -> int:
+        """QEMU's process id."""
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether QEMU still runs; it ends by itself when the guest powers off."""
+        return self._process.poll() is None
+
+    def complaint(self) -> str:
+        """What QEMU itself printed."""
+        return self._log.read_text(errors="replace").strip()
+
+    def save(self, name: str) -> None:
+        """Save memory and disks as an internal snapshot of both overlays."""
+        self.qmp.monitor(f"savevm {name}")
+
+    def quit(self, timeout: float = 20.0) -> None:
+        """Let QEMU end in its own time, with its disk files complete, and wait for that."""
+        with suppress(QemuGone):  # it may hang up before it answers
+            self.qmp.execute("quit")
+        self._process.wait(timeout)
+        self.stop()
+
+    def stop(self) -> None:
+        """End QEMU at once and wait for it. Calling it again does nothing."""
+        self._end_process()
+        for channel in (self.qmp, self.agent, self.console):
+            channel.close()
+
+    def _end_process(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
