@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,19 @@ from tests.vm.lab.guest import Guest
 from tests.vm.lab.image import build
 from tests.vm.lab.recipe import DEBIAN12_SYSTEMD
 from tests.vm.lab.snapshot import Snapshot
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure carries what the guest said last, also a plain `assert` outside of the lab's own methods."""
+    report = yield
+    if report.failed:
+        for name, value in getattr(item, "funcargs", {}).items():
+            if isinstance(value, Guest):
+                report.sections.append((f"console of {name}", value.console_tail()))
+    return report
 
 
 @pytest.fixture(scope="session")
