@@ -68,7 +68,7 @@ def _fast(policy: Policy, survey: Survey, services: ServiceSteps, going_to: str)
         ),
         Phase(
             "unmount", 14000, "an unmounted filesystem is clean for certain",
-            (Unmount(survey.mounts),),
+            (Unmount(survey.graph),),
             at_least=CLOSING,
         ),
         Phase(

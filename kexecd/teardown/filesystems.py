@@ -7,10 +7,11 @@ import os
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 
-from kexecd.kernel import mountinfo, sysfs
+from kexecd.kernel import block, mountinfo, sysfs
 from kexecd.kernel.guard import forbid_in_tests
 from kexecd.kernel.mountinfo import Kind
 from kexecd.model import Context, Mount, Running, Verdict, Wait
+from kexecd.teardown.graph import Graph, build, going
 from kexecd.teardown.workers import Call, Outcome, Workers
 
 PARALLEL = 8
@@ -22,14 +23,16 @@ PATIENCE = 8.0
 SYNC_WINDOW = 10.0
 """Seconds without progress in Dirty and Writeback after which a sync is given up."""
 
-KEPT = frozenset(("/", "/usr"))
-"""Mount points that what still runs has its programs on: read-only is as far as these come."""
-
 ReadMounts = Callable[[], tuple[Mount, ...]]
 
 
+def look() -> Graph:
+    """What there is to take away now."""
+    return build(mountinfo.read(), block.loops(), block.swaps())
+
+
 class SyncStuck(Exception):
-    """Written-back data stopped getting less."""
+    """What is still to be written back stopped getting less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,53 +70,49 @@ class Sync:
 
 @dataclass(frozen=True, slots=True)
 class Unmount:
-    """Unmount whatever has no reason to stay, from the leaves, several at a time."""
+    """Take away whatever has no reason to stay, from the leaves, several at a time (kexecd.teardown.graph)."""
 
-    preview: tuple[Mount, ...] = ()
-    mounts: ReadMounts = field(default=mountinfo.read, repr=False)
+    preview: Graph = Graph()
+    look: Callable[[], Graph] = field(default=look, repr=False)
     name: str = "unmount"
 
     def describe(self) -> str:
-        points = [mount.point for mount in going(self.preview)]
-        return f"unmount {', '.join(points)}" if points else "unmount: nothing but the root is mounted"
+        doing = [describe_call(call) for call in self.preview.calls]
+        return ", ".join(doing) if doing else "unmount: nothing but the root is mounted"
 
     def run(self, context: Context) -> Running:
         workers = Workers(PARALLEL, patience=PATIENCE, now=context.now)
         try:
             while True:
-                gone, stuck = yield from self._round(workers, context)
+                gone, stuck = yield from _walk(self.look(), workers, context)
                 if not (gone and stuck) or context.now() >= context.deadline:
                     break  # all done, or another round would end as this one did
             for outcome in stuck:
-                context.tell(f"{outcome.call.arguments[0]} stays mounted: {outcome.why}")
+                context.tell(f"could not {describe_call(outcome.call)}: {outcome.why}")
         finally:
             workers.close()
 
-    def _round(self, workers: Workers, context: Context) -> Generator[Wait, frozenset[int], tuple[int, list[Outcome]]]:
-        """Try each mount once, as soon as nothing is mounted on it; returns how many went, and those that did not."""
-        mounts = self.mounts()
-        waiting = {mount.id: mount for mount in going(mounts)}
-        parent_of = {mount.id: mount.parent for mount in mounts}
-        upon: dict[int, set[int]] = {}  # mount id -> the mounts on it, which have to go before it
-        for mount in mounts:
-            upon.setdefault(mount.parent, set()).add(mount.id)
-        gone, stuck = 0, []
-        while context.now() < context.deadline:
-            for mount in [mount for mount in waiting.values() if not upon.get(mount.id)]:
-                del waiting[mount.id]
-                workers.submit(Call("umount", (mount.point,), tag=mount.id))
-            if not workers.busy:
-                break  # done, or each of those left carries one that did not go
-            for outcome in workers.collect((yield workers.wait(context.deadline))):
-                if outcome.errno:
-                    stuck.append(outcome)
-                else:
-                    gone += 1
-                    upon[parent_of[outcome.call.tag]].discard(outcome.call.tag)
-        return gone, stuck + workers.give_up()
-
     def undo(self) -> None:
         """Nothing: it only runs after the commit point."""
+
+
+def _walk(
+    graph: Graph, workers: Workers, context: Context
+) -> Generator[Wait, frozenset[int], tuple[set[Call], list[Outcome]]]:
+    """Make each call once, as soon as what has to go before it is gone; returns what went, and what did not."""
+    waiting, gone, stuck = dict.fromkeys(graph.calls), set[Call](), list[Outcome]()
+    while context.now() < context.deadline:
+        for call in graph.ready(waiting, gone):
+            del waiting[call]
+            workers.submit(call)
+        if not workers.busy:
+            break  # done, or each of those left carries one that did not go
+        for outcome in workers.collect((yield workers.wait(context.deadline))):
+            if outcome.errno:
+                stuck.append(outcome)
+            else:
+                gone.add(outcome.call)
+    return gone, stuck + workers.give_up()
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,15 +197,10 @@ def emergency_remount() -> None:
         os.close(fd)
 
 
-def going(mounts: Iterable[Mount]) -> tuple[Mount, ...]:
-    """The mounts to be unmounted: what could lose something and nothing runs from, and all that is mounted on it."""
-    chosen: dict[int, Mount] = {}
-    for mount in mounts:  # a mount comes after the one that it was mounted on
-        if mount.point in KEPT or mount.point.startswith("/run/initramfs"):
-            continue
-        if mount.parent in chosen or mountinfo.kind(mount) not in (Kind.KERNEL, Kind.VOLATILE):
-            chosen[mount.id] = mount
-    return tuple(chosen.values())
+def describe_call(call: Call) -> str:
+    """A call in words: "unmount /data"."""
+    verb = {"umount": "unmount", "swapoff": "stop swapping to", "loop-detach": "detach"}[call.operation]
+    return f"{verb} {call.arguments[0]}"
 
 
 def _tell_failure(context: Context, outcome: Outcome) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kexecd.kernel import mountinfo, proc
+from kexecd.kernel import block, mountinfo, proc
 from kexecd.kernel.files import read_text
 from kexecd.model import Mount, Process
+from kexecd.teardown.filesystems import look
+from kexecd.teardown.graph import Graph, build
 from kexecd.teardown.processes import Spare
 
 
@@ -16,17 +18,20 @@ class Survey:
     processes: tuple[Process, ...] = ()  # those that would be asked to quit
     terminals: tuple[str, ...] = ()
     mounts: tuple[Mount, ...] = ()
+    graph: Graph = Graph()  # of what is to be unmounted, detached and so on
 
 
 def survey(root: str = "/") -> Survey:
     """This machine, or what a captured tree below `root` has of another one: its mounts."""
     if root != "/":
-        return Survey(mounts=mountinfo.parse(read_text("/proc/self/mountinfo", root=root) or ""))
+        mounts = mountinfo.parse(read_text("/proc/self/mountinfo", root=root) or "")
+        return Survey(mounts=mounts, graph=build(mounts, block.loops(root), block.swaps(root)))
     spare = Spare.ours()
     return Survey(
         processes=tuple(process for process in proc.scan() if not spare(process)),
         terminals=_terminals(),
         mounts=mountinfo.read(),
+        graph=look(),
     )
 
 

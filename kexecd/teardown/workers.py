@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 
-from kexecd.kernel import syscalls
+from kexecd.kernel import block, syscalls
 from kexecd.model import Wait
 
 ENDED = -1
@@ -33,6 +33,8 @@ OPERATIONS: dict[str, Callable[..., None]] = {
     "umount": syscalls.umount,
     "remount-ro": syscalls.remount_read_only,
     "sync": _sync,
+    "swapoff": syscalls.swapoff,
+    "loop-detach": block.detach,
     "sleep": signal.pause,  # never returns: what the tests need to prove that this does not matter
 }
 

@@ -8,7 +8,8 @@ import pytest
 from kexecd.kernel import mountinfo
 from kexecd.kernel.mountinfo import Kind
 from kexecd.model import Cleanliness, Mount
-from kexecd.teardown.filesystems import going, judge
+from kexecd.teardown.filesystems import judge
+from kexecd.teardown.graph import going
 
 # What a Debian 12 guest shows, and some lines of other machines.
 TEXT = r"""
