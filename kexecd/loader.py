@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
 from kexecd import record
+from kexecd.config.kexec_options import Method
 from kexecd.errors import BadConfig, BadImage, NotLoaded, Refusal, Unsupported
 from kexecd.kernel import files, initrd, kexec_errors, kexec_tools, syscalls, sysfs
 from kexecd.kernel.guard import forbid_in_tests
@@ -67,6 +68,8 @@ def may_load(deed: str = "load a kernel", *, root: str = "/") -> None:
 def load(
     target: BootTarget,
     *,
+    method: Method = Method.AUTO,
+    passed: tuple[str, ...] = (),
     kernel: Kexec = KERNEL,
     run_dir: str = RUN_DIR,
     root: str = "/",
@@ -76,6 +79,7 @@ def load(
 ) -> ImageRecord:
     """Load `target` and write down that it was. The descriptors stay open, and the caller's.
 
+    method, passed: by which call, and further options for kexec-tools (kexecd.config.kexec_options).
     root: where /proc and /sys are, in which the kernel tells about itself.
     now, clock: seconds since the epoch, and seconds that only ever go on.
     """
@@ -88,7 +92,8 @@ def load(
         kernel_record = record.of_file(target.kernel)
         initrd_records = tuple(record.of_file(file) for file in target.initrds)
         with initrd.joined(target.initrds) as initrd_fd, record.set_aside(run_dir, root):
-            method = attempt.put(target.kernel.fd, initrd_fd, target.cmdline.encode(errors="surrogateescape"))
+            line = target.cmdline.encode(errors="surrogateescape")
+            taken = attempt.put(target.kernel.fd, initrd_fd, line, method, passed)
     except OSError as error:
         attempt.refuse(attempt.cause(error), error)
     try:
@@ -102,7 +107,7 @@ def load(
             initrds=initrd_records,
             cmdline=target.cmdline,
             nonce=target.nonce,
-            method=method,
+            method=taken,
             loaded_at=now(),
         )
         record.write(image, run_dir, root)
@@ -194,7 +199,11 @@ class _Attempt:
     def loaded_now(self) -> str:
         return "the image loaded before stays" if sysfs.kexec_loaded(self.root) else "no image is loaded"
 
-    def put(self, kernel_fd: int, initrd_fd: int | None, cmdline: bytes) -> LoadMethod:
+    def put(
+        self, kernel_fd: int, initrd_fd: int | None, cmdline: bytes, method: Method, passed: tuple[str, ...]
+    ) -> LoadMethod:
+        if method is Method.TOOLS:
+            return self.put_by_tools(kernel_fd, initrd_fd, cmdline, passed)
         flags = syscalls.KEXEC_FILE_NO_INITRAMFS if initrd_fd is None else 0
         second = -1 if initrd_fd is None else initrd_fd
         try:
@@ -202,17 +211,31 @@ class _Attempt:
             return LoadMethod.KEXEC_FILE_LOAD
         except OSError as error:
             refused, cause = error, kexec_errors.diagnose(error.errno or 0, cmdline, self.root)
-        if refused.errno not in TOOLS_MAY_HELP:
+        if refused.errno not in TOOLS_MAY_HELP or method is Method.FILE:
             self.refuse(cause, refused)
+        return self.put_by_tools(kernel_fd, initrd_fd, cmdline, passed, cause, refused)
+
+    def put_by_tools(
+        self,
+        kernel_fd: int,
+        initrd_fd: int | None,
+        cmdline: bytes,
+        passed: tuple[str, ...],
+        cause: Cause | None = None,
+        refused: OSError | None = None,
+    ) -> LoadMethod:
+        """By kexec-tools: after the kernel's refusal for `cause`, or because nothing else is asked for."""
+        earlier = f"{cause.why}, and " if cause else ""
+        cause = cause or Cause(Unsupported, "", "KEXEC_OPT_ARGS asks for kexec-tools and for nothing else")
         if kexec_errors.locked_down(self.root):
-            why = f"{cause.why}, and kexec-tools cannot help while the kernel is locked down"
+            why = f"{earlier}kexec-tools cannot help while the kernel is locked down"
             self.refuse(cause._replace(why=why), refused)
         try:
             tool = kexec_tools.find(self.kernel.tools())
-            kexec_tools.load(tool, kernel_fd, initrd_fd, cmdline)
+            kexec_tools.load(tool, kernel_fd, initrd_fd, cmdline, passed)
             return LoadMethod.KEXEC_TOOLS
         except kexec_tools.ToolFailed as failure:
-            cause = cause._replace(why=f"{cause.why}, and kexec-tools did not help: {failure}")
+            cause = cause._replace(why=f"{earlier}kexec-tools did not help: {failure}")
             # Killed at work, it may have loaded and may not have: then none is better than one that nobody knows.
             self.refuse(cause, refused, instead=self.take_back() if failure.killed else "")
 

@@ -1,55 +1,110 @@
 # SPDX-License-Identifier: MIT
-"""The first half of the flow, as every command walks it: settings -> entries -> choice -> target."""
+"""The first half of the flow, as every command walks it: settings -> entries -> choice -> target.
+
+With `--from DIR` all of it is another installed system's, mounted at DIR: its settings, its kernels, its command line.
+Of this machine only its architecture counts then.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from argparse import Namespace
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from kexecd import bootmount
+from kexecd.config.policy import Choosing, read_policy
 from kexecd.config.settings import Settings, read_settings
-from kexecd.discover import pairs, select
-from kexecd.errors import NoEntry
+from kexecd.discover import select, sources
+from kexecd.errors import ExitCode, NoEntry, Refusal
 from kexecd.handoff import new_nonce
 from kexecd.kernel import sysfs
-from kexecd.model import BootEntry, BootTarget, Choice, Source
+from kexecd.kernel.cmdline import Edits
+from kexecd.kernel.files import join_root
+from kexecd.model import BootEntry, BootTarget, Choice, Found, Source
 from kexecd.target import make_target
+
+OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What was seen below one root."""
+    """What was seen below one root.
+
+    loader: the boot loader in charge, None where there is none. problems: what the sources did not understand.
+    foreign: it is another system's root, of which nothing runs.
+    """
 
     settings: Settings
     entries: tuple[BootEntry, ...]
     choice: Choice
+    loader: Found | None = None
+    problems: tuple[str, ...] = ()
+    root: str = "/"
+    foreign: bool = False
 
 
-def look(root: str, explicit: str | None = None) -> Look:
+def look(root: str, explicit: str | None = None, *, foreign: bool = False) -> Look:
     """What could be booted below `root`, and what would be. Raises BadConfig."""
     settings = read_settings(root)
-    entries = pairs.entries(root, settings.boot_dir)
-    return Look(settings, entries, select.choose(entries, settings, explicit=explicit, root=root))
+    newest = read_policy(root).choice is Choosing.NEWEST
+    offer = sources.look(
+        root,
+        settings.boot_dir,
+        release=sysfs.kernel_release(),
+        machine=sysfs.architecture(),
+        shadowing=bootmount.unmounted(root, settings.boot_dir) if foreign or root == "/" else (),
+    )
+    choice = select.choose(offer, settings, explicit=explicit, newest=newest, root=root)
+    problems = tuple(problem for found in offer.found for problem in found.problems)
+    entries = offer.entries
+    if choice.entry and choice.entry not in entries:  # the configuration names it
+        entries = (choice.entry, *entries)
+    return Look(settings, entries, choice, offer.loader, problems, root, foreign)
+
+
+@contextlib.contextmanager
+def boot_partitions(root: str = "/") -> Iterator[None]:
+    """Have this machine's boot partitions mounted for a look and a load, unless the settings do not want it."""
+    settings = read_settings(root)
+    with bootmount.mounted(settings.boot_dir) if root == "/" and settings.mount_boot else contextlib.nullcontext():
+        yield
 
 
 def look_for(options: Namespace, root: str = "/") -> Look:
-    """The same, as the options of one command want it (see kexecd.cli.main)."""
-    seen = look(root, _absolute(options.kernel, root) if options.kernel else options.entry)
-    if options.kernel and (options.initrd or seen.choice.entry is None):
+    """The same, as the options of one command want it (see kexecd.cli.main). Raises NoEntry too."""
+    foreign = options.from_root is not None
+    place = _other_root(options.from_root, root) if foreign else root
+    kernel = _path(options.kernel, place) if options.kernel else None
+    seen = look(place, kernel or options.entry, foreign=foreign)
+    if foreign and not seen.entries and not any(os.path.exists(join_root(place, path)) for path in OS_RELEASE):
+        why = "it is not the root of an installed system: it has no /etc/os-release and no kernel"
+        raise NoEntry(f"cannot boot from {place}", why)
+    initrds = tuple(_path(path, place) for path in options.initrd or () if path)
+    if kernel and (options.initrd or seen.choice.entry is None):
         # What is named file by file is taken as it is named; opening the files says what is wrong with them.
-        seen = replace(seen, choice=Choice(_named(options, root), "it is named on the command line"))
-    if options.cmdline is not None and seen.choice.entry:
-        entry = replace(seen.choice.entry, cmdline=options.cmdline)
-        seen = replace(seen, choice=replace(seen.choice, entry=entry))
+        entry = BootEntry(id=kernel, title=kernel, version="", source=Source.EXPLICIT, kernel=kernel, initrds=initrds)
+        return replace(seen, choice=Choice(entry, "it is named on the command line"))
+    if options.initrd and seen.choice.entry:
+        entry = replace(seen.choice.entry, initrds=initrds)
+        return replace(seen, choice=replace(seen.choice, entry=entry))
     return seen
+
+
+def names_image(options: Namespace) -> bool:
+    """Whether the options say anything about what is to be booted, so that an image in memory is not meant."""
+    named = (options.entry, options.kernel, options.initrd, options.from_root)
+    return any(value is not None for value in named) or bool(edits(options))
 
 
 def chosen(seen: Look) -> BootEntry:
     """The entry that is to be booted. Raises NoEntry."""
     if seen.choice.entry is None:
-        raise NoEntry(
-            "nothing is chosen to boot", seen.choice.reason, hint="`kexecctl entries` lists what was found, and why not"
-        )
+        what = f"nothing is chosen to boot from {seen.root}" if seen.foreign else "nothing is chosen to boot"
+        where = "" if seen.root == "/" else f" --root {seen.root}"
+        hint = f"`kexecctl entries{where}` lists what was found, and why not"
+        raise NoEntry(what, seen.choice.reason, hint=hint)
     return seen.choice.entry
 
 
@@ -58,19 +113,40 @@ def target_for(options: Namespace, seen: Look, root: str = "/") -> BootTarget:
     return make_target(
         chosen(seen),
         seen.settings,
-        running_cmdline=sysfs.running_cmdline(root),
+        running_cmdline=None if seen.foreign else sysfs.running_cmdline(root),
         nonce=new_nonce(),
-        root=root,
-        append=options.append,
+        root=seen.root,
+        edits=edits(options),
         machine=sysfs.architecture() if root == "/" else "",
+        deep=True,
     )
 
 
-def _named(options: Namespace, root: str) -> BootEntry:
-    kernel = _absolute(options.kernel, root)
-    initrds = tuple(_absolute(path, root) for path in options.initrd or ())
-    return BootEntry(id=kernel, title=kernel, version="", source=Source.EXPLICIT, kernel=kernel, initrds=initrds)
+def edits(options: Namespace) -> Edits:
+    return Edits(
+        line=options.cmdline,
+        remove=tuple(options.remove or ()),
+        set=tuple(options.set or ()),
+        append=" ".join(options.append or ()),
+    )
 
 
-def _absolute(path: str, root: str) -> str:
-    return os.path.abspath(path) if root == "/" else path
+def _other_root(directory: str, root: str) -> str:
+    """The root of the other system. Raises NoEntry where there is no such directory."""
+    if root != "/":
+        raise Refusal("cannot use --from", "it does not go with --root", exit_code=ExitCode.USAGE)
+    place = os.path.realpath(directory)
+    if place == "/" or not os.path.isdir(place):
+        why = "it is this system" if place == "/" else "there is no such directory"
+        raise NoEntry(f"cannot boot from {directory}", why, hint="mount the other system's root, and name where")
+    return place
+
+
+def _path(path: str, root: str) -> str:
+    """A path as it is named, seen from inside the root; the shell completes one that begins with the root itself."""
+    if root == "/":
+        return os.path.abspath(path)
+    outside = os.path.abspath(path)
+    if outside.startswith(f"{root}/") and not os.path.lexists(join_root(root, path)):
+        return outside[len(root) :]
+    return os.path.normpath(f"/{path.lstrip('/')}")

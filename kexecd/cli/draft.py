@@ -6,11 +6,12 @@ from __future__ import annotations
 from argparse import Namespace
 from dataclasses import dataclass, replace
 
-from kexecd.cli.choosing import Look, chosen, look_for, target_for
+from kexecd.cli.choosing import Look, chosen, look_for, names_image, target_for
 from kexecd.config.policy import Policy, read_policy
 from kexecd.errors import ExitCode, Refusal
 from kexecd.init.base import Init
 from kexecd.init.detect import detect
+from kexecd.kernel import cmdline, sysfs
 from kexecd.loader import loaded_record
 from kexecd.model import Act, BootEntry, ImageRecord, Plan, Way
 from kexecd.plan import ServiceSteps, build
@@ -58,8 +59,7 @@ def draw_up(options: Namespace, *, root: str = "/") -> Draft:
     way = Way.NOW if options.now else Way.FAST if options.fast else Way.ORDERLY
     loaded = seen = None
     if act is Act.KEXEC:
-        named = options.entry or options.kernel or options.append or options.cmdline is not None
-        loaded = None if named or root != "/" else loaded_record()
+        loaded = None if names_image(options) or root != "/" else loaded_record()
         if not loaded:
             seen = look_for(options, root)
             chosen(seen)
@@ -81,11 +81,29 @@ def going_to(act: Act, loaded: ImageRecord | None, seen: Look | None) -> str:
     return f"Linux {version}" if version else kernel
 
 
-def command_line(draft: Draft, options: Namespace, root: str = "/") -> str:
-    """The command line of what will be booted; opening the target finds what the load would be refused for."""
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The command line that the new kernel gets, beside the running one; without the nonce, which is drawn at the load.
+
+    remarks: what opening the files has brought to light, as sentences.
+    """
+
+    text: str
+    running: str
+    remarks: tuple[str, ...] = ()
+
+    def difference(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The parameters that come, and those that go."""
+        return cmdline.difference(self.running, self.text)
+
+
+def command_line(draft: Draft, options: Namespace, root: str = "/") -> Line | None:
+    """Of what will be booted, None where that is the firmware; opening the target finds what the load would be refused
+    for, its length with the nonce counted in."""
+    running = sysfs.running_cmdline(root)
     if draft.loaded:
-        return draft.loaded.cmdline
+        return Line(cmdline.canonical(draft.loaded.cmdline), running)
     if draft.seen is None:
-        return ""
+        return None
     with opened(target_for(options, draft.seen, root)) as target:
-        return target.cmdline
+        return Line(cmdline.canonical(target.cmdline), running, target.entry.remarks)

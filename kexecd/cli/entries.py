@@ -4,25 +4,25 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from dataclasses import replace
 
-from kexecd.cli.choosing import Look, look
+from kexecd.cli.choosing import Look, boot_partitions, look
 from kexecd.cli.output import print_json, print_table
 from kexecd.errors import ExitCode
+from kexecd.model import BootEntry
 
 
 def entries(options: Namespace) -> ExitCode:
-    seen = look(options.root)
-    if seen.choice.entry and seen.choice.entry not in seen.entries:  # the configuration names it
-        seen = replace(seen, entries=(seen.choice.entry, *seen.entries))
+    with boot_partitions(options.root):
+        seen = look(options.root)
     if options.json:
         print_json(as_json(seen))
     else:
-        _print(seen)
+        _print(seen, verbose=options.verbose)
     return ExitCode.OK if seen.choice.entry else ExitCode.NO_ENTRY
 
 
 def as_json(seen: Look) -> dict[str, object]:
+    """chosen: its id is null where nothing is. boot_loader: null where there is none."""
     chosen = seen.choice.entry
     return {
         "entries": [
@@ -36,24 +36,62 @@ def as_json(seen: Look) -> dict[str, object]:
                 "cmdline": entry.cmdline,
                 "default": entry == chosen,
                 "problems": list(entry.problems),
+                "remarks": list(entry.remarks),
             }
             for entry in seen.entries
         ],
         "chosen": {"id": chosen.id if chosen else None, "reason": seen.choice.reason},
-        "warnings": list(seen.settings.warnings),
+        "boot_loader": _loader(seen),
+        "warnings": _warnings(seen),
     }
 
 
-def _print(seen: Look) -> None:
+def _loader(seen: Look) -> dict[str, object] | None:
+    if seen.loader is None:
+        return None
+    chosen = seen.choice.entry
+    return {
+        "source": str(seen.loader.source),
+        "next": seen.loader.next or None,
+        "reason": seen.loader.reason,
+        "differs": chosen is None or chosen.source is not seen.loader.source or chosen.id != seen.loader.next,
+    }
+
+
+def _warnings(seen: Look) -> list[str]:
+    return [*seen.settings.warnings, *seen.problems]
+
+
+def _print(seen: Look, *, verbose: bool) -> None:
     why_not = dict(seen.choice.losers)
-    rows = []
-    for entry in seen.entries:
-        mark = "*" if entry == seen.choice.entry else " "
-        remark = seen.choice.reason if entry == seen.choice.entry else why_not.get(entry.id, "")
-        files = " + ".join((entry.kernel, *entry.initrds))
-        rows.append((mark, entry.version or entry.id, files, remark))
-    print_table(rows)
+    rows = [
+        (
+            "*" if entry == seen.choice.entry else " ",
+            str(entry.source),
+            entry.version or "?",
+            entry.title,
+            seen.choice.reason if entry == seen.choice.entry else why_not.get(entry.id, ""),
+        )
+        for entry in seen.entries
+    ]
+    if verbose:
+        for entry, row in zip(seen.entries, rows, strict=True):
+            print_table([row])
+            _print_details(entry)
+    else:
+        print_table(rows)
     if not seen.choice.entry:
         print(f"nothing to boot: {seen.choice.reason}")
-    for warning in seen.settings.warnings:
+    loader = _loader(seen)
+    if seen.choice.entry and loader and loader["differs"]:
+        print(f"differs: {loader['source']} would boot {loader['next'] or 'nobody knows what'}: {loader['reason']}")
+    for warning in _warnings(seen):
         print(f"warning: {warning}")
+
+
+def _print_details(entry: BootEntry) -> None:
+    details = [("id", entry.id), ("kernel", entry.kernel)]
+    details += [("initrd", path) for path in entry.initrds]
+    details += [("cmdline", entry.cmdline)] if entry.cmdline is not None else []
+    details += [("problem", text) for text in entry.problems] + [("remark", text) for text in entry.remarks]
+    print_table(details, indent="     ")

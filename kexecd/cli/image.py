@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 from dataclasses import asdict
 
 from kexecd import loader
-from kexecd.cli.choosing import look_for, target_for
+from kexecd.cli.choosing import Look, boot_partitions, look_for, target_for
 from kexecd.cli.output import print_json, size
 from kexecd.errors import ExitCode
 from kexecd.lock import hold
@@ -17,16 +18,25 @@ from kexecd.target import opened
 
 
 def load(options: Namespace) -> ExitCode:
-    with hold(RUN_DIR, "load a kernel"):
+    with hold(RUN_DIR, "load a kernel"), boot_partitions():
         seen = look_for(options)
-        with opened(target_for(options, seen)) as target:
-            record = loader.load(target)
+        record = load_chosen(options, seen)
     if options.json:
         print_json({"image": asdict(record), "reason": seen.choice.reason})
     else:
         print(f"loaded {describe(record)}; {seen.choice.reason}")
         print(f"  command line: {record.cmdline}")
     return ExitCode.OK
+
+
+def load_chosen(options: Namespace, seen: Look) -> ImageRecord:
+    """Open, check and load what was chosen; what a person should know about it goes to stderr."""
+    wishes = seen.settings.kexec_options
+    with opened(target_for(options, seen)) as target:
+        record = loader.load(target, method=wishes.method, passed=wishes.for_tools)
+        for remark in target.entry.remarks:
+            print(f"note: {remark}", file=sys.stderr)
+        return record
 
 
 def unload(options: Namespace) -> ExitCode:

@@ -33,6 +33,10 @@ def _root(parser: ArgumentParser) -> None:
     parser.add_argument("--root", default="/", metavar="DIR", help="look at the system below DIR instead of this one")
 
 
+def _verbose(parser: ArgumentParser) -> None:
+    parser.add_argument("-v", "--verbose", action="store_true", help="print ids, files and command lines too")
+
+
 def _way(parser: ArgumentParser) -> None:
     way = parser.add_mutually_exclusive_group()
     way.add_argument("--fast", action="store_true", help="kexecd quits everything, in parallel, inside one deadline")
@@ -45,8 +49,11 @@ def _target(parser: ArgumentParser) -> None:
     parser.add_argument("entry", nargs="?", metavar="ENTRY", help="the id or version of a boot entry")
     parser.add_argument("--kernel", metavar="FILE", help="a kernel image, instead of an entry")
     parser.add_argument("--initrd", metavar="FILE", action="append", help="its initrd; repeat for several")
-    parser.add_argument("--append", default="", metavar="WORDS", help="add to the command line")
-    parser.add_argument("--cmdline", metavar="LINE", help="use this command line instead of the running one")
+    parser.add_argument("--from", dest="from_root", metavar="DIR", help="boot the system that is mounted at DIR")
+    parser.add_argument("--cmdline", metavar="LINE", help="use this command line instead of any other")
+    parser.add_argument("--remove", metavar="KEY", action="append", help="take KEY, or KEY=VALUE, off the command line")
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", help="put it there instead of every other KEY=")
+    parser.add_argument("--append", metavar="WORDS", action="append", help="add to the command line")
 
 
 def _reboot(parser: ArgumentParser) -> None:
@@ -55,10 +62,11 @@ def _reboot(parser: ArgumentParser) -> None:
 
 
 COMMANDS = (
-    Command("entries", "entries", "what could be booted, and which one would be", (_root, _json)),
+    Command("entries", "entries", "what could be booted, and which one would be", (_root, _verbose, _json)),
     Command("plan", "plan", "what a reboot would do, step by step", (_target, _way, _root, _json)),
     Command("load", "image", "put a kernel into memory for the next kexec", (_target, _json)),
     Command("unload", "image", "take it out again", (_json,)),
+    Command("config", "config", "the settings in effect, and where each comes from", (_root, _json)),
     Command("status", "status", "what is loaded, and how this boot was reached", (_json,)),
     Command("reboot", "reboot", "restart into the new kernel", (_target, _way, _reboot, _json)),
 )

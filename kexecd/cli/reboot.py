@@ -10,9 +10,10 @@ from dataclasses import asdict
 
 from kexecd import handoff, loader
 from kexecd.cli import plan as plan_command
-from kexecd.cli.choosing import chosen, target_for
+from kexecd.cli.choosing import boot_partitions, chosen
 from kexecd.cli.descent import go_down
-from kexecd.cli.draft import Draft, command_line, draw_up
+from kexecd.cli.draft import Draft, draw_up
+from kexecd.cli.image import load_chosen
 from kexecd.cli.output import print_json
 from kexecd.errors import ExitCode
 from kexecd.handoff import PendingHandoff
@@ -20,17 +21,16 @@ from kexecd.kernel import sysfs
 from kexecd.lock import hold
 from kexecd.model import Act, ImageRecord, Way
 from kexecd.record import RUN_DIR
-from kexecd.target import opened
 
 
 def reboot(options: Namespace) -> ExitCode:
     if options.dry_run:
-        draft = draw_up(options)
-        plan_command.show(draft, options, command_line(draft, options))
+        plan_command.present(options, "/")
         return ExitCode.OK
     with hold(RUN_DIR, "restart this machine"):
-        draft = draw_up(options)
-        image, take_back = _prepare(draft, options)
+        with boot_partitions():
+            draft = draw_up(options)
+            image, take_back = _prepare(draft, options)
         try:
             if image:
                 _write_pending(draft, image)
@@ -53,8 +53,7 @@ def _prepare(draft: Draft, options: Namespace) -> tuple[ImageRecord | None, Call
     if draft.loaded:
         return draft.loaded, handoff.forget
     assert draft.seen is not None, "a kexec without an image has been refused by draw_up"
-    with opened(target_for(options, draft.seen)) as target:
-        image = loader.load(target)
+    image = load_chosen(options, draft.seen)
 
     def take_back() -> None:
         loader.unload()

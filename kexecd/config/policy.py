@@ -32,19 +32,30 @@ class OnDirty(StrEnum):
     KEXEC = "kexec"
 
 
+class Choosing(StrEnum):
+    """Which entry comes first when nothing is named."""
+
+    BOOT_LOADER = "boot-loader"
+    NEWEST = "newest"
+
+
 class Kind(StrEnum):
     SECONDS = "seconds"
     BOOL = "true or false"
     ON_DIRTY = "one of firmware, kexec"
+    CHOOSING = "one of boot-loader, newest"
 
 
-Value = float | bool | OnDirty
+WORDS: dict[Kind, type[OnDirty] | type[Choosing]] = {Kind.ON_DIRTY: OnDirty, Kind.CHOOSING: Choosing}
+
+Value = float | bool | OnDirty | Choosing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """What the administrator decides. Times are seconds."""
 
+    choice: Choosing = Choosing.BOOT_LOADER
     within: float = 10.0
     grace_services: float = 5.0
     grace_processes: float = 5.0
@@ -79,6 +90,12 @@ class Row:
 
 
 ROWS = (
+    Row(
+        "choice",
+        Kind.CHOOSING,
+        "boot-loader",
+        "What to boot when nothing is named: what the boot loader would boot next, or the newest that is installed.",
+    ),
     Row("within", Kind.SECONDS, "10", "How long a fast restart may take until the jump, all in all.", 1, 86400),
     Row("grace.services", Kind.SECONDS, "5", "From asking services to stop to killing what is left of them.", 0, 86400),
     Row("grace.processes", Kind.SECONDS, "5", "The same for every other process.", 0, 86400),
@@ -239,8 +256,8 @@ def _value(row: Row, node: yaml.Node) -> Value | None:
     kind = node.tag.removeprefix(YAML_TAG)
     if row.kind is Kind.BOOL:
         return text.lower() == "true" if kind == "bool" and text.lower() in ("true", "false") else None
-    if row.kind is Kind.ON_DIRTY:
-        return OnDirty(text) if kind == "str" and text in set(OnDirty) else None
+    if words := WORDS.get(row.kind):
+        return words(text) if kind == "str" and text in set(words) else None
     return _seconds(text, row) if kind in ("int", "float") else None
 
 

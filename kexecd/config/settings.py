@@ -8,6 +8,10 @@ empty is not set. Debian (kexec-tools, /etc/init.d/kexec-load): /etc/default/kex
 
 Each setting comes from the first file that has it, Gentoo's before Debian's, except that kernel and initrd belong
 together: a kernel of one dialect is never joined to an initrd of the other.
+
+Otherwise than the scripts: a root= in KPARAM or APPEND is not overridden by ROOTPART, and where ROOTPART is not set no
+root device is guessed from /proc/mounts, whose answer is wrong for LVM, ZFS, overlays and NFS: the root= of the running
+command line is the one that is known to work. Of /etc/rc.conf, which OpenRC sources too, nothing is read.
 """
 
 from __future__ import annotations
@@ -15,10 +19,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from kexecd.config import confd
+from kexecd.config import confd, kexec_options
 from kexecd.config.confd import Assignment
+from kexecd.config.kexec_options import KexecOptions
 from kexecd.errors import BadConfig
 from kexecd.kernel.files import join_root
 
@@ -37,10 +42,7 @@ LOOKALIKES = {
 }
 """What people write and mean the literal that the classic scripts compare to."""
 
-NOT_AN_OPTION = {"--append": "KPARAM", "--command-line": "KPARAM", "--initrd": "INITRD", "--ramdisk": "INITRD"}
-"""Options of kexec(8) for what is decided before it is called, and the variable that says it."""
-
-Setting = str | bool | tuple[str, ...] | None
+Setting = str | bool | KexecOptions | None
 Found = dict[str, Assignment]
 
 
@@ -55,7 +57,7 @@ class Settings:
     root: str | None = None
     load_during_shutdown: bool = True
     mount_boot: bool = True
-    kexec_options: tuple[str, ...] = ()
+    kexec_options: KexecOptions = KexecOptions()
     load_kexec: bool = True  # whether an ordinary reboot is to load an image; says nothing about kexecctl reboot
     use_grub_config: bool = False
     disabled: bool = False  # KNAME="-": no kexec, unless a kernel is named on the command line
@@ -68,14 +70,16 @@ class Settings:
         return next((origin for name, origin in self.origins if name == dest), "default")
 
 
-def _words(value: str) -> tuple[str, ...]:
-    """Field splitting as of an unquoted $NAME: quotes mean nothing in it."""
-    return tuple(word for word in value.replace("\t", " ").replace("\n", " ").split(" ") if word)
+def _text(value: str, origin: str) -> str:
+    return value
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One setting. `literal`: the value that the scripts compare a yes or no to; every other one means the contrary."""
+    """One setting. `literal`: the value that the scripts compare a yes or no to; every other one means the contrary.
+
+    parse: takes the value and its place; raises BadConfig.
+    """
 
     dest: str
     gentoo: str
@@ -83,21 +87,22 @@ class Row:
     default: str
     help: str
     literal: str = ""
-    parse: Callable[[str], Setting] = str
+    parse: Callable[[str, str], Setting] = _text
 
-    def read(self, value: str) -> Setting:
-        return value == self.literal if self.literal else self.parse(value)
+    def read(self, assignment: Assignment) -> Setting:
+        value = assignment.value
+        return value == self.literal if self.literal else self.parse(value, assignment.origin)
 
 
 ROWS = (
     Row("boot_dir", "BOOTPART", "", "/boot", "the directory of the kernels, which may be a mount point"),
-    Row("kernel", "KNAME", "KERNEL_IMAGE", "the newest", "the kernel; `-` for no kexec"),
+    Row("kernel", "KNAME", "KERNEL_IMAGE", "as choice says", "the kernel; `-` for no kexec"),
     Row("initrd", "INITRD", "INITRD", "the kernel's own", "the initrd"),
     Row("cmdline", "KPARAM", "APPEND", "the running one", "the kernel command line"),
     Row("root", "ROOTPART", "", "the running one", "root= for a command line that has none"),
     Row("load_during_shutdown", "LOAD_DURING_SHUTDOWN", "", "yes", "no: load when the service starts", "yes"),
     Row("mount_boot", "DONT_MOUNT_BOOT", "", "no", "yes: the boot directory is not mounted to read a kernel", "no"),
-    Row("kexec_options", "KEXEC_OPT_ARGS", "", "", "options for kexec(8), where it is used", parse=_words),
+    Row("kexec_options", "KEXEC_OPT_ARGS", "", "", "options for kexec(8), where it is used", parse=kexec_options.parse),
     Row("load_kexec", "", "LOAD_KEXEC", "true", "whether an ordinary reboot is to load an image", "true"),
     Row("use_grub_config", "", "USE_GRUB_CONFIG", "false", "whether grub.cfg names the kernel", "true"),
 )
@@ -111,7 +116,7 @@ def read_settings(root: str = "/", *, runlevel: str = "") -> Settings:
     Raises BadConfig for a file that is not made of assignments.
     """
     gentoo, debian = _gentoo(root, runlevel), _debian(root)
-    return _settings(gentoo, debian)
+    return _settings(gentoo, debian, root)
 
 
 def _gentoo(root: str, runlevel: str) -> Found:
@@ -167,7 +172,7 @@ def _is_regular(path: str) -> bool:
         return False  # a dangling link, which run-parts passes over too
 
 
-def _settings(gentoo: Found, debian: Found | None) -> Settings:
+def _settings(gentoo: Found, debian: Found | None, root: str) -> Settings:
     values: dict[str, Setting] = {}
     origins: list[tuple[str, str]] = []
     warnings: list[str] = []
@@ -180,23 +185,24 @@ def _settings(gentoo: Found, debian: Found | None) -> Settings:
             theirs.pop(name, None)
         warnings.append(
             f"{use.origin}: USE_GRUB_CONFIG is true, so KERNEL_IMAGE, INITRD and APPEND are not used;"
-            " grub.cfg is not read, the newest installed kernel is taken"
+            " what GRUB would boot next is found by kexecd's own reading of grub.cfg"
         )
     for row in ROWS:
         assignment = _pick(row, gentoo, theirs)
         if assignment is None:
             continue
         taken[row.dest] = assignment
-        values[row.dest] = row.read(assignment.value)
+        values[row.dest] = row.read(assignment)
         origins.append((row.dest, assignment.origin))
         if row.literal and assignment.value != row.literal and assignment.value.lower() in LOOKALIKES[row.literal]:
             warnings.append(_literal_warning(row, assignment))
     _place_paths(values, taken)
-    return Settings(
+    settings = Settings(
         **values,  # type: ignore[arg-type] # one row is one field; a test holds their types
         warnings=(*warnings, *_warnings(taken)),
         origins=tuple(origins),
     )
+    return _with_options(settings, taken, root)
 
 
 def _pick(row: Row, gentoo: Found, debian: Found) -> Assignment | None:
@@ -238,19 +244,49 @@ def _literal_warning(row: Row, assignment: Assignment) -> str:
 
 def _warnings(taken: Found) -> list[str]:
     warnings = []
-    cmdline, root, options = taken.get("cmdline"), taken.get("root"), taken.get("kexec_options")
+    cmdline, root = taken.get("cmdline"), taken.get("root")
     if cmdline is not None and root is not None and _has_root(cmdline.value):
         warnings.append(
             f"{root.origin}: {cmdline.name} has a root= of its own ({cmdline.origin}), so ROOTPART is not used"
         )
-    if options is not None:
-        names = [word.partition("=")[0] for word in _words(options.value)]
-        warnings += [
-            f"{options.origin}: {name} is not taken from KEXEC_OPT_ARGS; use {NOT_AN_OPTION[name]}"
-            for name in names
-            if name in NOT_AN_OPTION
-        ]
+    for dest in ("kernel", "initrd"):
+        path = taken.get(dest)
+        if path is not None and "/" in path.value and not path.value.startswith("/"):
+            warnings.append(
+                f'{path.origin}: {path.name}="{path.value}" has a slash, so it is looked for in / and not in BOOTPART'
+            )
     return warnings
+
+
+def _with_options(settings: Settings, taken: Found, root: str) -> Settings:
+    """With what KEXEC_OPT_ARGS says about initrd and command line. A variable comes before: kexec takes the last."""
+    assignment = taken.get("kexec_options")
+    if assignment is None:
+        return settings
+    origin, options = assignment.origin, settings.kexec_options
+    warnings, origins, changes = list(options.warnings), list(settings.origins), dict[str, str]()
+    cmdline, kernel, initrd = taken.get("cmdline"), taken.get("kernel"), taken.get("initrd")
+    if options.append is not None and cmdline is not None:
+        warnings.append(f"{origin}: {cmdline.name} is set ({cmdline.origin}), so --append is not used")
+    elif options.append is not None:
+        changes["cmdline"] = kexec_options.with_running(options.append, root)
+        origins.append(("cmdline", origin))
+    if options.reuse_cmdline and cmdline is not None:
+        changes["cmdline"] = kexec_options.with_running(cmdline.value, root)
+    if options.initrd is not None and initrd is not None:
+        warnings.append(f"{origin}: {initrd.name} is set ({initrd.origin}), so --initrd is not used")
+    elif options.initrd is not None and kernel is not None and kernel.name != "KNAME":
+        warnings.append(f"{origin}: --initrd is not used for the kernel that {kernel.origin} names")
+    elif options.initrd is not None:
+        changes["initrd"] = options.initrd
+        origins.append(("initrd", origin))
+    return replace(
+        settings,
+        cmdline=changes.get("cmdline", settings.cmdline),
+        initrd=changes.get("initrd", settings.initrd),
+        warnings=(*settings.warnings, *warnings),
+        origins=tuple(origins),
+    )
 
 
 def _has_root(cmdline: str) -> bool:

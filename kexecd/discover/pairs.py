@@ -15,7 +15,7 @@ from kexecd.discover.lookup import problem, version_inside
 from kexecd.discover.version import kernel_key
 from kexecd.errors import NoEntry
 from kexecd.kernel.files import join_root, resolve
-from kexecd.model import BootEntry, Source
+from kexecd.model import BootEntry, Found, Source
 
 PREFIXES = ("vmlinuz-", "kernel-", "bzImage-", "Image-", "vmlinux-")
 """Of kernels of one version the first is preferred; vmlinux is often the one with debugging symbols."""
@@ -24,8 +24,10 @@ UNVERSIONED = "vmlinuz-"  # Arch and Alpine: vmlinuz-linux-lts, whose version is
 GENKERNEL = "genkernel-"
 
 INITRDS = ("initrd.img-{}", "initramfs-{}.img", "initrd-{}.img", "initramfs-{}", "initrd-{}")
-GENKERNEL_ARCHES = ("x86_64", "amd64", "x86", "arm64", "aarch64")
+GENKERNEL_ARCHES = ("x86_64", "amd64", "x86", "i686", "arm64", "aarch64", "riscv64", "ppc64le", "ppc64")
 GENKERNEL_INITRDS = ("initramfs-genkernel-{}-{}", "initramfs-genkernel-{}-{}.img")
+MICROCODE = ("intel-ucode.img", "intel-uc.img", "amd-ucode.img", "amd-uc.img")
+"""Arch's and Alpine's names, and Gentoo's. Each is for one maker's processors, and the others pass over it."""
 
 SIGNED = (".efi.signed", ".signed", ".efi")  # the same kernel, for an EFI firmware; not part of its version
 BACKUPS = (".old", ".bak", ".backup", ".orig", ".save", "~")
@@ -34,7 +36,9 @@ NOT_KERNELS = (  # signatures, checksums, debugging symbols, and what a package 
     *(".tmp", ".part", ".new", ".dpkg-tmp", ".dpkg-new", ".dpkg-old", ".dpkg-bak", ".dpkg-dist"),
     *(".rpmnew", ".rpmsave", ".rpmorig"),
 )
-MODULES = ("/lib/modules", "/usr/lib/modules")
+MODULES = ("/usr/lib/modules", "/lib/modules")
+MODULES_INITRDS = ("initramfs.img", "initrd", "initrd.img")
+"""What dracut calls them where it has a directory for each version, and image-based systems."""
 
 RESCUE = "it is a rescue kernel"
 BACKUP = "it is a backup copy"
@@ -88,6 +92,47 @@ def initrd_names(name: Name) -> tuple[str, ...]:
     return (*names, *genkernel)
 
 
+def initrd_version(path: str, root: str = "/") -> str:
+    """The version in the name of an initrd, with links followed; empty if its name has none."""
+    name = resolve(path, root).rpartition("/")[2]
+    versions = []
+    if name.startswith("initramfs-" + GENKERNEL):
+        versions.append(name.removeprefix("initramfs-" + GENKERNEL).partition("-")[2].removesuffix(".img"))
+    for pattern in INITRDS:
+        prefix, suffix = pattern.split("{}")
+        if name.startswith(prefix) and name.endswith(suffix):
+            versions.append(name.removeprefix(prefix).removesuffix(suffix))
+    return next((version for version in versions if version[:1].isdigit() and "rescue" not in version), "")
+
+
+def with_microcode(initrd: str, root: str = "/") -> tuple[str, ...]:
+    """The initrd, and in front of it the microcode that lies beside it, as boot loaders are set up to load them."""
+    directory = initrd.rpartition("/")[0]
+    early = (f"{directory}/{name}" for name in MICROCODE)
+    return (*(path for path in early if not problem(path, root)), initrd) if initrd else ()
+
+
+def find(root: str = "/", boot_dir: str = "/boot") -> Found:
+    """The kernels of `entries`, as a source. No name says which one is next."""
+    try:
+        return Found(Source.VERSIONED, entries(root, boot_dir), reason="names with versions do not say which is next")
+    except NoEntry as refusal:
+        return Found(Source.VERSIONED, problems=(f"{refusal.what}: {refusal.why}",))
+
+
+def expects_initrd(root: str = "/", boot_dir: str = "/boot") -> bool:
+    """Whether kernels of this machine have initrds, so that one without its own lacks something."""
+    try:
+        return any(map(_is_of_a_kernel, os.listdir(join_root(root, boot_dir))))
+    except OSError:
+        return False
+
+
+def _is_of_a_kernel(name: str) -> bool:
+    """Whether a name is that of an initrd, be its kernel there or not; one for dumps serves no kernel that boots."""
+    return name.startswith(("initrd", "initramfs")) and "kdump" not in name
+
+
 def entries(root: str = "/", boot_dir: str = "/boot") -> tuple[BootEntry, ...]:
     """The kernels in `boot_dir` below `root`, the newest first. An entry's id is the name of its file.
 
@@ -104,7 +149,7 @@ def entries(root: str = "/", boot_dir: str = "/boot") -> tuple[BootEntry, ...]:
     parsed = {name: kernel for name in names if (kernel := parse_name(name))}
     kernels = {name: kernel for name, kernel in parsed.items() if not _is_pointer(name, kernel, boot_dir, root)}
     initrds = {name: _initrd(kernel, names) for name, kernel in kernels.items()}
-    expects = any(initrds.values())
+    expects = any(map(_is_of_a_kernel, names))
     found = [
         _entry(name, kernels[name], initrds[name], boot_dir, root, expects_initrd=expects)
         for name in sorted(kernels, key=lambda name: (kernels[name].signed, kernels[name].rank, name))
@@ -128,9 +173,10 @@ def _entry(name: str, parsed: Name, initrd: str, boot_dir: str, root: str, *, ex
     place = boot_dir.rstrip("/")
     kernel = f"{place}/{name}"
     version = parsed.release or version_inside(kernel, root)
+    initrd = f"{place}/{initrd}" if initrd else initrd_in_modules(version, root)
     problems = [problem(kernel, root)]
     if initrd:
-        problems.append(problem(f"{place}/{initrd}", root))
+        problems.append(problem(initrd, root))
     elif expects_initrd and version and has_modules(version, root):
         # Where no kernel has one, they have what they need built in: that is how many a Gentoo machine is set up.
         problems.append(no_initrd(version))
@@ -144,7 +190,7 @@ def _entry(name: str, parsed: Name, initrd: str, boot_dir: str, root: str, *, ex
         version=version,
         source=Source.VERSIONED,
         kernel=kernel,
-        initrds=(f"{place}/{initrd}",) if initrd else (),
+        initrds=with_microcode(initrd, root),
         problems=tuple(text for text in problems if text),
     )
 
@@ -154,11 +200,12 @@ def no_initrd(version: str) -> str:
 
 
 def has_modules(version: str, root: str = "/") -> bool:
-    return any(os.path.isdir(join_root(root, f"{directory}/{version}")) for directory in MODULES)
+    """Whether modules of this version are installed; of no version there are none."""
+    return bool(version) and any(os.path.isdir(join_root(root, f"{directory}/{version}")) for directory in MODULES)
 
 
 def initrd_beside(kernel: str, version: str, root: str = "/", boot_dir: str = "/boot") -> str:
-    """The initrd of exactly `version`, in the directory of `kernel` or else in `boot_dir`; empty if there is none."""
+    """The initrd of exactly `version`: in the directory of `kernel`, else in `boot_dir`, else beside its modules."""
     directory, _, name = kernel.rpartition("/")
     candidates = initrd_names(parsed) if (parsed := parse_name(name)) else ()
     if version:
@@ -167,4 +214,12 @@ def initrd_beside(kernel: str, version: str, root: str = "/", boot_dir: str = "/
         for candidate in candidates:
             if os.path.lexists(f"{join_root(root, place)}/{candidate}"):
                 return f"{place}/{candidate}"
-    return ""
+    return initrd_in_modules(version, root)
+
+
+def initrd_in_modules(version: str, root: str = "/") -> str:
+    """The initrd of `version` beside its modules; empty if there is none."""
+    if not version or "/" in version:
+        return ""
+    paths = (f"{directory}/{version}/{name}" for directory in MODULES for name in MODULES_INITRDS)
+    return next((path for path in paths if os.path.lexists(join_root(root, path))), "")

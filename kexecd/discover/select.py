@@ -1,21 +1,34 @@
 # SPDX-License-Identifier: MIT
 """Which entry is booted, and one line for each about why or why not.
 
-What is named on the command line comes before what the configuration names, and that before the newest kernel that is
-installed and speaks for itself. What was named and cannot be taken is never replaced by something else; only a kernel
-that merely stands in the package's own file of settings may be missing.
+The order:
+
+1. what is named on the command line;
+2. what the configuration names;
+3. what the boot loader would boot next, one-shot choices included;
+4. what was installed last, where the installation has written that down;
+5. the newest kernel that is installed.
+
+The policy can leave out 3 and 4. What was named and cannot be taken is never replaced by something else, and neither is
+what the boot loader would boot: then nothing is chosen, and the reason says what to name. Only a kernel that merely
+stands in the package's own file of settings may be missing.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from kexecd.discover.lookup import problem, version_inside
 from kexecd.discover.pairs import BACKUP, RESCUE, has_modules, initrd_beside, no_initrd, parse_name
+from kexecd.discover.sources import Offer
+from kexecd.discover.version import kernel_key
 from kexecd.kernel.files import resolve
 from kexecd.model import BootEntry, Choice, Source
+
+LOADERS = {Source.GRUB: "GRUB", Source.BLS: "systemd-boot", Source.UKI: "systemd-boot", Source.EXTLINUX: "extlinux"}
+
+NAME_ONE = "; name an entry, or let kexecd.yaml say `choice: newest`"
 
 
 class Wishes(Protocol):
@@ -36,46 +49,49 @@ class Wishes(Protocol):
 
 
 def choose(
-    entries: tuple[BootEntry, ...],
+    offer: Offer,
     settings: Wishes,
     *,
     explicit: str | None = None,
     initrd: str | None = None,
+    newest: bool = False,
     root: str = "/",
 ) -> Choice:
-    """The entry to boot: one of `entries`, which come newest first, or one made of the path that is named.
+    """The entry to boot: one that is offered, or one made of the path that is named.
 
-    explicit: an entry's id, a kernel version, or the path of a kernel. initrd: the path of its initrd; empty: none.
+    explicit: an entry's id, version or title, or the path of a kernel. initrd: the path of its initrd; empty: none.
+    newest: the policy wants the newest kernel, whatever the boot loader would boot.
     """
-    chooser = _Chooser(entries, settings, root)
+    chooser = _Chooser(offer, offer.entries, settings, root)
     if explicit is not None:
         return chooser.explicit(explicit, initrd)
     if settings.disabled:
         why = f'{settings.origin("kernel")} switches kexec off with KNAME="-"'
         return chooser.nothing(why, "kexec is switched off")
     if settings.kernel is None:
-        return chooser.newest(settings.initrd)
+        return chooser.unnamed(settings.initrd, newest=newest)
     if problem(settings.kernel, root) and settings.stock_kernel:
         # Its initrd goes with it: it would be that of another kernel.
-        return chooser.newest(None, f"; there is no {settings.kernel}, which {settings.origin('kernel')} came with")
+        remark = f"; there is no {settings.kernel}, which {settings.origin('kernel')} came with"
+        return chooser.unnamed(None, remark, newest=newest)
     return chooser.configured(settings.kernel)
 
 
 @dataclass(frozen=True, slots=True)
 class _Chooser:
+    offer: Offer
     entries: tuple[BootEntry, ...]
     settings: Wishes
     root: str
 
     def explicit(self, wanted: str, initrd: str | None) -> Choice:
         others = "another one is named on the command line"
-        by_name = (entry for entry in self.entries if wanted and wanted in (entry.id, entry.version))
-        entry = next(by_name, None)
+        by_name = [entry for entry in self.entries if wanted and wanted in (entry.id, entry.version, entry.title)]
+        # Of several with this version, one that can be booted, and of those the one that is listed first.
+        entry = next((entry for entry in by_name if not entry.problems), next(iter(by_name), None))
         if entry is None and "/" not in wanted:
-            return self.nothing(f"no entry and no kernel version is called {wanted}", others)
+            return self.nothing(f"there is no entry, version or title called {wanted}", others)
         if entry is None:
-            if self.root == "/":
-                wanted = os.path.abspath(wanted)
             if why := problem(wanted, self.root):
                 return self.nothing(why, others)
             entry = self._at(wanted, Source.EXPLICIT)
@@ -98,37 +114,83 @@ class _Chooser:
             return self.nothing(serious[0], others)
         return self._won(entry, f"{origin} names it", others)
 
-    def newest(self, initrd: str | None, remark: str = "") -> Choice:
-        entry = next((entry for entry in self.entries if not entry.problems), None)
+    def unnamed(self, initrd: str | None, remark: str = "", *, newest: bool) -> Choice:
+        if not newest and self.offer.loader is not None:
+            return self._next_of_loader(remark)
+        if not newest and (last := self._installed_last()):
+            reason = f"it was installed last, as /var/lib/misc/installkernel says{remark}"
+            return self._configured_initrd(last, initrd, reason, "another one was installed last")
+        entry = self._newest()
         if entry is None:
-            found = f"none of the {len(self.entries)} kernels" if len(self.entries) > 1 else "the only kernel"
-            why = f"{found} in {self.settings.boot_dir} can be taken" if self.entries else ""
-            return self.nothing((why or f"no kernel was found in {self.settings.boot_dir}") + remark, "")
+            return self.nothing(self._none() + remark, "")
         others = f"{entry.version or entry.id} is newer"
+        return self._configured_initrd(entry, initrd, f"it is the newest that is installed{remark}", others)
+
+    def _none(self) -> str:
+        """Why there is nothing to take: the first entry's problem speaks for the others."""
+        if not self.entries:
+            return f"no kernel was found in {self.settings.boot_dir}"
+        why = next((problem for entry in self.entries for problem in entry.problems), "they are boot loaders' entries")
+        return f"no kernel that was found can be taken: {why}"
+
+    def nothing(self, why: str, others: str) -> Choice:
+        return Choice(None, why, self._losers(None, others))
+
+    def _next_of_loader(self, remark: str) -> Choice:
+        loader = self.offer.loader
+        assert loader is not None
+        name = LOADERS[loader.source]
+        entry = next((entry for entry in loader.entries if entry.id == loader.next), None)
+        if entry is None:
+            why = loader.reason or next(iter(loader.problems), "it names no entry")
+            return self.nothing(f"it cannot be told what {name} would boot next: {why}{NAME_ONE}", "it is not named")
+        others = f"{name} boots another one next"
+        if entry.problems:
+            return self.nothing(f"{name} would boot {entry.title}, but {entry.problems[0]}{NAME_ONE}", others)
+        why = f", because {loader.reason}" if loader.reason else ""
+        return self._won(entry, f"{name} would boot it next{why}{remark}", others)
+
+    def _installed_last(self) -> BootEntry | None:
+        for found in self.offer.found:
+            if found.source is Source.INSTALLKERNEL:
+                return next((e for e in found.entries if e.id == found.next and not e.problems), None)
+        return None
+
+    def _newest(self) -> BootEntry | None:
+        """Of the kernels that carry a version; else the first of those that do not."""
+        versioned = [e for e in self.offer.of(Source.VERSIONED, Source.MODULES) if not e.problems]
+        if versioned:
+            return max(versioned, key=lambda entry: kernel_key(entry.version))  # the first one of equals
+        return next((e for e in self.offer.of(Source.LINK, Source.GENTOO) if not e.problems), None)
+
+    def _configured_initrd(self, entry: BootEntry, initrd: str | None, reason: str, others: str) -> Choice:
         if initrd:
             if why := self._unfit(initrd, entry):
                 return self.nothing(why, others)
             entry = self._joined(entry, initrd)
-            remark += f", with the initrd that {self.settings.origin('initrd')} names"
-        return self._won(entry, f"it is the newest that is installed{remark}", others)
-
-    def nothing(self, why: str, others: str) -> Choice:
-        return Choice(None, why, self._losers("", others))
+            reason += f", with the initrd that {self.settings.origin('initrd')} names"
+        return self._won(entry, reason, others)
 
     def _won(self, entry: BootEntry, why: str, others: str) -> Choice:
-        return Choice(entry, why, self._losers(entry.id, others))
+        return Choice(entry, why, self._losers(entry, others))
 
-    def _losers(self, winner: str, others: str) -> tuple[tuple[str, str], ...]:
-        return tuple(
-            (entry.id, entry.problems[0] if entry.problems else others) for entry in self.entries if entry.id != winner
-        )
+    def _losers(self, winner: BootEntry | None, others: str) -> tuple[tuple[str, str], ...]:
+        return tuple((entry.id, self._why_not(entry, winner, others)) for entry in self.entries if entry != winner)
+
+    def _why_not(self, entry: BootEntry, winner: BootEntry | None, others: str) -> str:
+        if entry.problems:
+            return entry.problems[0]
+        if winner is not None and resolve(entry.kernel, self.root) == resolve(winner.kernel, self.root):
+            return "it is the same kernel"
+        return "it is the same version" if winner is not None and winner.version == entry.version != "" else others
 
     def _at(self, path: str, source: Source) -> BootEntry:
-        """The entry of the kernel at `path`: a known one, or a new one with the initrd of its version."""
+        """The entry of the kernel at `path`, an existing file: a known one, or one with the initrd of its version."""
         place = resolve(path, self.root)
-        known = next((entry for entry in self.entries if resolve(entry.kernel, self.root) == place), None)
-        if known is not None:
-            return known
+        # A boot loader's entries are left out: whoever names a file means the file, not a menu entry's command line.
+        known = (e for e in self.entries if not e.source.is_boot_loader and resolve(e.kernel, self.root) == place)
+        if (entry := next(known, None)) is not None:
+            return entry
         parsed = parse_name(place.rpartition("/")[2])
         version = (parsed.release if parsed else "") or version_inside(place, self.root)
         initrd = initrd_beside(place, version, self.root, self.settings.boot_dir)

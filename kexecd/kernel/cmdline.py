@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The kernel command line: its syntax, its canonical form, how long it may be.
+"""The kernel command line: its syntax, its canonical form, how it is edited, how long it may be.
 
 Syntax: next_arg() in lib/cmdline.c. Blanks part the parameters unless they are inside double quotes, wherever these
 stand; there is no escape. `--` ends the kernel's parameters, what follows is init's
@@ -9,6 +9,7 @@ ours goes through unchanged.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from kexecd.errors import BadConfig
@@ -44,6 +45,26 @@ class Parameter:
     def unterminated(self) -> bool:
         """Whether a quote is open at its end: it would swallow whatever is put behind it."""
         return self.raw.count('"') % 2 == 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edits:
+    """What the person at the command line wants otherwise, in the order in which it is done.
+
+    line: instead of every other source. remove: KEY, or KEY=VALUE for only that one. set: KEY=VALUE, instead of all
+    with this key; what is set twice stands there twice. append: parameters for the end.
+    """
+
+    line: str | None = None
+    remove: tuple[str, ...] = ()
+    set: tuple[str, ...] = ()
+    append: str = ""
+
+    def __bool__(self) -> bool:
+        return self != NO_EDITS
+
+
+NO_EDITS = Edits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +120,37 @@ def canonical(running: str, *, nonce: str = "", append: str = "", drop: frozense
     return str(CommandLine(tuple(kernel), tuple(init), line.dashes or addition.dashes))
 
 
+def edited(line: str, edits: Edits) -> str:
+    """`line`, or what `edits` has instead of it, with its changes. Raises BadConfig for one that makes no sense.
+
+    What follows `--` is init's, and stays.
+    """
+    for text in (edits.line or "", *edits.remove, *edits.set, edits.append):
+        _check(text)
+    parsed = parse(line if edits.line is None else edits.line)
+    kernel = [parameter for parameter in parsed.kernel if not any(_is_meant(parameter, what) for what in edits.remove)]
+    news: dict[str, list[Parameter]] = {}
+    for text in edits.set:
+        new = _assignment(text)
+        news.setdefault(_spelled(new.key), []).append(new)
+    for key, parameters in news.items():
+        place = next((at for at, parameter in enumerate(kernel) if _spelled(parameter.key) == key), len(kernel))
+        if place == len(kernel) and kernel and kernel[-1].unterminated:
+            place -= 1
+        kept = [parameter for parameter in kernel[place:] if _spelled(parameter.key) != key]
+        kernel[place:] = [*parameters, *kept]
+    return canonical(str(CommandLine(tuple(kernel), parsed.init, parsed.dashes)), append=edits.append, drop=frozenset())
+
+
+def difference(old: str, new: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The words that `new` has and `old` has not, and the other way round; what is STALE in either does not count."""
+    before, after = (
+        [parameter.raw for part in (line.kernel, line.init) for parameter in part]
+        for line in (parse(canonical(old)), parse(canonical(new)))
+    )
+    return _beyond(after, before), _beyond(before, after)
+
+
 def limit(arch: str, cmdline_size: int = 0) -> int:
     """How many bytes a command line for kexec may have, without the NUL.
 
@@ -119,6 +171,44 @@ def check_length(cmdline: str, arch: str, cmdline_size: int = 0) -> None:
             f"it has {length} bytes, {length - most} more than the {most} that the new kernel takes",
             hint="shorten it; what the settings say with KPARAM or APPEND replaces the running one",
         )
+
+
+def _check(text: str) -> None:
+    if any(character in text for character in "\0\n\r"):
+        raise BadConfig(f"cannot put {text!r} on the kernel command line", "it contains a NUL or the end of a line")
+    if text.count('"') % 2:
+        raise BadConfig(f"cannot put {text} on the kernel command line", "a double quote is never closed")
+
+
+def _assignment(text: str) -> Parameter:
+    """KEY=VALUE as a parameter, in quotes where it takes them."""
+    key, equals, value = text.partition("=")
+    quoted = f'{key}="{value}"' if '"' not in value and any(space in value for space in SPACES) else text
+    parameters = parse(quoted).kernel
+    if not key or not equals or len(parameters) != 1 or parameters[0].key != key:
+        what, why = f"cannot set {text} on the kernel command line", "it is not one parameter with a value"
+        raise BadConfig(what, why, hint="use KEY=VALUE; --append takes anything")
+    return parameters[0]
+
+
+def _is_meant(parameter: Parameter, what: str) -> bool:
+    key, equals, value = what.partition("=")
+    return _spelled(parameter.key) == _spelled(key) and (not equals or parameter.value == value)
+
+
+def _spelled(key: str) -> str:
+    """parameq() in kernel/params.c: to the kernel - and _ are the same."""
+    return key.replace("-", "_")
+
+
+def _beyond(words: list[str], others: list[str]) -> tuple[str, ...]:
+    left = Counter(others)
+    beyond = []
+    for word in words:
+        left[word] -= 1
+        if left[word] < 0:
+            beyond.append(word)
+    return tuple(beyond)
 
 
 def _split(text: str) -> list[str]:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Kernel images and initrds, by their headers: what they are, whether they are whole. Only headers are ever read.
+"""Kernel images, by their headers: what they are, whether they are whole. Only headers are ever read.
 
 A file that was cut short, by a full /boot or by a power failure, is found here and not by a machine that does not come
 back. Formats: Documentation/arch/x86/boot.rst ("The Real-Mode Kernel Header"), Documentation/arch/arm64/booting.rst,
-Documentation/arch/riscv/boot-image-header.rst, the PE format of Microsoft, elf(5). Magic numbers of compressed files:
-lib/decompress.c.
+Documentation/arch/riscv/boot-image-header.rst, elf(5), and of the EFI zboot image
+drivers/firmware/efi/libstub/zboot-header.S. What is wrapped is taken out by kexecd.kernel.unwrap.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from enum import StrEnum
 from struct import unpack_from
 
 from kexecd.errors import BadImage
+from kexecd.kernel.compression import compression
+from kexecd.kernel.pe import Pe, read_pe
 
 HEAD = 4096  # bytes; every header that we look at begins in these
 
@@ -31,13 +33,8 @@ PAYLOAD = 0x248  # offset, from the protected-mode code on, and length
 OLDEST_PROTOCOL = 0x0208  # the first that tells where the payload ends
 XLF_KERNEL_64 = 1 << 0  # arch/x86/include/uapi/asm/bootparam.h
 
-# PE: offsets from the COFF header on, and of its optional header
-PE_AT = 0x3C
-PE_MACHINES = {0x14C: "i386", 0x8664: "x86_64", 0xAA64: "aarch64", 0x5064: "riscv64", 0x6264: "loongarch64"}
-PE_DIRECTORIES = {0x10B: 96, 0x20B: 112}  # PE32, PE32+
-PE_CERTIFICATES = 4  # which of the data directories; its address is an offset in the file
-PE_SECTION_SIZE = 40
-PE_MOST_SECTIONS = 96
+ZBOOT_PAYLOAD = 8  # offset and length
+EFI_LINUX = b"\xcd\x23\x82\x81"  # LINUX_PE_MAGIC in include/linux/pe.h
 
 ELF_MACHINES = {  # include/uapi/linux/elf-em.h
     3: "i386",
@@ -53,23 +50,11 @@ ELF_MACHINES = {  # include/uapi/linux/elf-em.h
 
 class ImageKind(StrEnum):
     BZIMAGE = "bzImage"
-    IMAGE = "Image"  # arm64, riscv
+    IMAGE = "Image"  # arm64, riscv, loongarch
     ELF = "ELF"
     UKI = "unified kernel image"
     ZBOOT = "EFI zboot image"
-    GZIP = "gzip"
-    XZ = "xz"
-    ZSTD = "zstd"
-
-    @property
-    def is_wrapped(self) -> bool:
-        """Whether the kernel proper has to be taken out of it before kexec_file_load(2) sees it."""
-        return self not in (ImageKind.BZIMAGE, ImageKind.IMAGE, ImageKind.ELF)
-
-
-class InitrdKind(StrEnum):
-    CPIO = "cpio"  # also an uncompressed early one with microcode, whatever follows it
-    GZIP = "gzip"
+    GZIP = "gzip"  # from here on: a kernel that is compressed as a file
     BZIP2 = "bzip2"
     LZMA = "lzma"
     XZ = "xz"
@@ -77,21 +62,10 @@ class InitrdKind(StrEnum):
     LZ4 = "lz4"
     ZSTD = "zstd"
 
-
-COMPRESSED_KERNELS = {b"\x1f\x8b": ImageKind.GZIP, b"\xfd7zXZ\0": ImageKind.XZ, b"\x28\xb5\x2f\xfd": ImageKind.ZSTD}
-
-INITRDS = {  # init/initramfs.c for cpio (newc, and newc with checksums)
-    b"070701": InitrdKind.CPIO,
-    b"070702": InitrdKind.CPIO,
-    b"\x1f\x8b": InitrdKind.GZIP,
-    b"\x1f\x9e": InitrdKind.GZIP,
-    b"BZh": InitrdKind.BZIP2,
-    b"\x5d\0\0": InitrdKind.LZMA,
-    b"\xfd7zXZ\0": InitrdKind.XZ,
-    b"\x89LZO\0": InitrdKind.LZO,
-    b"\x02\x21\x4c\x18": InitrdKind.LZ4,
-    b"\x28\xb5\x2f\xfd": InitrdKind.ZSTD,
-}
+    @property
+    def is_wrapped(self) -> bool:
+        """Whether the kernel proper has to be taken out of it before kexec_file_load(2) sees it."""
+        return self not in (ImageKind.BZIMAGE, ImageKind.IMAGE, ImageKind.ELF)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,31 +80,6 @@ class KernelImage:
     xloadflags: int = 0
     cmdline_size: int = 0  # most bytes of a command line, without the NUL
     relocatable: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Section:
-    name: bytes
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Pe:
-    arch: str
-    sections: tuple[_Section, ...]
-    certificate_end: int  # 0: not signed
-
-    @property
-    def signed(self) -> bool:
-        return self.certificate_end > 0
-
-    @property
-    def needs(self) -> int:
-        return max([self.certificate_end, *(section.offset + section.size for section in self.sections)])
-
-    def section(self, name: bytes) -> _Section | None:
-        return next((section for section in self.sections if section.name == name), None)
 
 
 def kernel_image(fd: int, path: str) -> KernelImage:
@@ -160,18 +109,6 @@ def kernel_image(fd: int, path: str) -> KernelImage:
     return image
 
 
-def initrd_kind(fd: int, path: str) -> InitrdKind:
-    """How the initrd behind `fd` begins. Raises BadImage when it is not an initrd."""
-    try:
-        head = os.pread(fd, 16, 0)
-    except OSError as error:
-        raise _unreadable(f"cannot use {path} as initrd", error) from error
-    kind = next((kind for magic, kind in INITRDS.items() if head.startswith(magic)), None)
-    if kind is None:
-        raise BadImage(f"cannot use {path} as initrd", f"it is not an initrd, it {_beginning(head)}")
-    return kind
-
-
 def _unreadable(what: str, error: OSError) -> BadImage:
     return BadImage(what, (error.strerror or str(error)).lower(), errno=error.errno or 0)
 
@@ -179,8 +116,8 @@ def _unreadable(what: str, error: OSError) -> BadImage:
 def _identify(fd: int, head: bytes) -> KernelImage | None:
     """The image with what its headers tell, or None for no format that we know. Needs nothing of the file but `head`
     and, by pread, the headers and strings that these point to."""
-    pe = _pe(fd, head)
-    signed, needs = (pe.signed, pe.needs) if pe is not None else (False, 0)
+    efi = read_pe(fd, head)  # None: old kernels have no EFI stub
+    signed, needs = (efi.signed, efi.needs) if efi else (False, 0)
     if len(head) >= PAYLOAD + 8 and head[MAGIC : MAGIC + 4] == b"HdrS":
         return _bzimage(fd, head, signed=signed, needs=needs)
     if head[56:60] == b"ARM\x64":
@@ -189,13 +126,15 @@ def _identify(fd: int, head: bytes) -> KernelImage | None:
         return KernelImage(kind=ImageKind.IMAGE, arch="riscv64", signed=signed, needs=needs)
     if head.startswith(b"\x7fELF"):
         return _elf(head)
-    if pe is not None and (linux := pe.section(b".linux")):
-        return _uki(fd, pe) if linux.size else None
-    if pe is not None and head[4:8] == b"zimg":  # drivers/firmware/efi/libstub/zboot-header.S
-        offset, size = unpack_from("<II", head, 8)
-        return KernelImage(kind=ImageKind.ZBOOT, arch=pe.arch, signed=pe.signed, needs=max(pe.needs, offset + size))
-    kind = next((kind for magic, kind in COMPRESSED_KERNELS.items() if head.startswith(magic)), None)
-    return KernelImage(kind=kind) if kind is not None else None
+    if efi and (linux := efi.section(b".linux")):
+        return _uki(fd, efi) if linux.size else None
+    if efi and head[4:8] == b"zimg":
+        offset, size = unpack_from("<II", head, ZBOOT_PAYLOAD)
+        return KernelImage(kind=ImageKind.ZBOOT, arch=efi.arch, signed=signed, needs=max(needs, offset + size))
+    if efi and efi.arch == "loongarch64" and head[56:60] == EFI_LINUX:
+        return KernelImage(kind=ImageKind.IMAGE, arch=efi.arch, signed=signed, needs=needs)
+    packed = compression(head)
+    return KernelImage(kind=ImageKind(packed.value)) if packed else None
 
 
 def _bzimage(fd: int, head: bytes, *, signed: bool, needs: int) -> KernelImage:
@@ -221,11 +160,11 @@ def _bzimage(fd: int, head: bytes, *, signed: bool, needs: int) -> KernelImage:
     )
 
 
-def _uki(fd: int, pe: _Pe) -> KernelImage:
+def _uki(fd: int, efi: Pe) -> KernelImage:
     """https://uapi-group.org/specifications/specs/unified_kernel_image/: `.uname` is what `uname -r` will say."""
-    uname = pe.section(b".uname")
+    uname = efi.section(b".uname")
     version = _string(fd, uname.offset, min(uname.size, 128)).strip() if uname else ""
-    return KernelImage(kind=ImageKind.UKI, arch=pe.arch, version=version, signed=pe.signed, needs=pe.needs)
+    return KernelImage(kind=ImageKind.UKI, arch=efi.arch, version=version, signed=efi.signed, needs=efi.needs)
 
 
 def _elf(head: bytes) -> KernelImage | None:
@@ -238,39 +177,6 @@ def _elf(head: bytes) -> KernelImage | None:
     (offset,) = unpack_from(order + layout, head, offset_at)
     size, count = unpack_from(order + "HH", head, entry_at)
     return KernelImage(kind=ImageKind.ELF, arch=ELF_MACHINES.get(machine, ""), needs=offset + size * count)
-
-
-def _pe(fd: int, head: bytes) -> _Pe | None:
-    """The PE headers, or None where there are none that make sense: old kernels have no EFI stub."""
-    if len(head) < 64 or not head.startswith(b"MZ"):
-        return None
-    (at,) = unpack_from("<I", head, PE_AT)
-    header = os.pread(fd, HEAD, at)
-    if len(header) < 26 or not header.startswith(b"PE\0\0"):
-        return None
-    machine, sections = unpack_from("<HH", header, 4)
-    optional_size, _, magic = unpack_from("<HHH", header, 20)
-    directories = 24 + PE_DIRECTORIES.get(magic, 0)
-    table = 24 + optional_size
-    if magic not in PE_DIRECTORIES or sections > PE_MOST_SECTIONS:
-        return None
-    if len(header) < table + sections * PE_SECTION_SIZE or table < directories:
-        return None
-    (count,) = unpack_from("<I", header, directories - 4)
-    certificate_end = 0
-    if count > PE_CERTIFICATES and directories + (PE_CERTIFICATES + 1) * 8 <= table:
-        offset, size = unpack_from("<II", header, directories + PE_CERTIFICATES * 8)
-        certificate_end = offset + size if size else 0
-    return _Pe(
-        PE_MACHINES.get(machine, ""),
-        tuple(_section(header, table + index * PE_SECTION_SIZE) for index in range(sections)),
-        certificate_end,
-    )
-
-
-def _section(header: bytes, at: int) -> _Section:
-    size, offset = unpack_from("<II", header, at + 16)
-    return _Section(header[at : at + 8].rstrip(b"\0"), offset if size else 0, size)
 
 
 def _string(fd: int, offset: int, most: int) -> str:

@@ -35,11 +35,22 @@ def find(candidates: Sequence[str] = CANDIDATES) -> str:
     raise ToolFailed("it is not installed, there is no " + " and no ".join(candidates))
 
 
-def load(tool: str, kernel_fd: int, initrd_fd: int | None, cmdline: bytes, *, patience: float = PATIENCE) -> None:
-    """Load by kexec_load(2), which is what `-c` insists on; raises ToolFailed."""
+def load(
+    tool: str,
+    kernel_fd: int,
+    initrd_fd: int | None,
+    cmdline: bytes,
+    options: Sequence[str] = (),
+    *,
+    patience: float = PATIENCE,
+) -> None:
+    """Load by kexec_load(2), which is what `-c` insists on; raises ToolFailed.
+
+    options: further ones, in front of ours; the last one counts for kexec, so none of them can take our place.
+    """
     from kexecd.kernel import spawn  # late: subprocess costs as much as all the rest, and is hardly ever needed here
 
-    command = [tool, "-c", "-l", f"/proc/self/fd/{kernel_fd}"]
+    command = [tool, *options, "-c", "-l", f"/proc/self/fd/{kernel_fd}"]
     if initrd_fd is not None:
         command.append(f"--initrd=/proc/self/fd/{initrd_fd}")
     command.append("--command-line=" + os.fsdecode(cmdline))

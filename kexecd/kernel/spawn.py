@@ -67,16 +67,21 @@ def start(
 ) -> Spawned:
     """Start an absolute path with its arguments. Raises OSError if it cannot be started."""
     output, errors = (os.memfd_create(f"{command[0]} {name}") for name in ("output", "errors"))
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=errors,
-        env=ENVIRONMENT | _test_marks() | dict(environment or {}),
-        cwd="/",
-        start_new_session=True,
-        pass_fds=tuple(pass_fds),
-    )
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=errors,
+            env=ENVIRONMENT | _test_marks() | dict(environment or {}),
+            cwd="/",
+            start_new_session=True,
+            pass_fds=tuple(pass_fds),
+        )
+    except BaseException:
+        os.close(output)
+        os.close(errors)
+        raise
     return Spawned(process, output, errors)
 
 

@@ -37,24 +37,64 @@ def bzimage(
 
 
 def uki(*, uname: str = "6.12.9-gentoo-dist", size: int = 4096) -> bytes:
-    """A PE file with the sections of a unified kernel image."""
-    image = bytearray(1024 + size)
-    text = uname.encode() + b"\n"
-    image[512 : 512 + len(text)] = text
-    _put_pe(image, [(b".uname", 512, len(text)), (b".linux", 1024, size)], (0, 0))
+    """A PE file with the sections of a unified kernel image, without anything that would boot."""
+    return pe(uname=uname.encode() + b"\n", linux=bytes(size))
+
+
+def pe(**sections: bytes) -> bytes:
+    """A PE file with these sections, in this order, each padded to 512 bytes as linkers do it; `profile2` is a second
+    section of the name `.profile`."""
+    image, table = bytearray(2048), []
+    for name, content in sections.items():
+        table.append((b"." + name.rstrip("0123456789").encode(), len(image), len(content)))
+        image += content + bytes(-len(content) % 512)
+    _put_pe(image, table, (0, 0), alignment=512)
     return bytes(image)
 
 
-def _put_pe(image: bytearray, sections: list[tuple[bytes, int, int]], certificate: tuple[int, int]) -> None:
+def zboot(payload: bytes, *, kind: bytes = b"gzip", machine: int = 0xAA64) -> bytes:
+    """drivers/firmware/efi/libstub/zboot-header.S: a PE file that says where its payload is."""
+    image = bytearray(1024)
+    _put_pe(image, [(b".text", 1024, len(payload))], (0, 0), machine)
+    image[4:8] = b"zimg"
+    pack_into("<II", image, 8, 1024, len(payload))
+    image[24 : 24 + len(kind)] = kind
+    image[56:60] = b"\xcd\x23\x82\x81"
+    return bytes(image) + payload
+
+
+def efi_image(machine: int) -> bytes:
+    """A kernel that is a PE file as it is."""
+    image = bytearray(2048)
+    _put_pe(image, [(b".text", 1024, 1024)], (0, 0), machine)
+    image[56:60] = b"\xcd\x23\x82\x81"
+    return bytes(image)
+
+
+def arm64_image(size: int = 4096) -> bytes:
+    """Documentation/arch/arm64/booting.rst."""
+    image = bytearray(size)
+    image[56:60] = b"ARM\x64"
+    return bytes(image)
+
+
+def _put_pe(
+    image: bytearray,
+    sections: list[tuple[bytes, int, int]],
+    certificate: tuple[int, int],
+    machine: int = 0x8664,
+    alignment: int = 1,
+) -> None:
     at = 0x40
     image[:2] = b"MZ"
     pack_into("<I", image, 0x3C, at)
     optional_size = 112 + 6 * 8
-    header = b"PE\0\0" + pack("<HHIIIHH", 0x8664, len(sections), 0, 0, 0, optional_size, 0x206)
+    header = b"PE\0\0" + pack("<HHIIIHH", machine, len(sections), 0, 0, 0, optional_size, 0x206)
     optional = bytearray(optional_size)
     pack_into("<H", optional, 0, 0x20B)
     pack_into("<I", optional, 108, 6)
     pack_into("<II", optional, 112 + 4 * 8, *certificate)
-    table = b"".join(pack("<8sIIII16x", name, size, offset, size, offset) for name, offset, size in sections)
+    stored = [(name, size, offset, size + -size % alignment) for name, offset, size in sections]
+    table = b"".join(pack("<8sIIII16x", name, size, at, room, at) for name, size, at, room in stored)
     whole = header + bytes(optional) + table
     image[at : at + len(whole)] = whole

@@ -26,8 +26,8 @@ def tree(tmp_path: Path) -> Path:
 def test_entries_are_printed_with_the_winner_and_why(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["entries", "--root", str(tree)]) == ExitCode.OK
     first, *others = capsys.readouterr().out.splitlines()
-    assert first.startswith("*  6.12.9 ") and "newest" in first
-    assert [line.split()[0] for line in others] == ["6.1.0-56", "6.1.0-9"]
+    assert first.startswith("*  versioned  6.12.9 ") and "newest" in first
+    assert [line.split()[1] for line in others] == ["6.1.0-56", "6.1.0-9"]
 
 
 def test_entries_have_a_documented_form_as_json(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,7 +36,7 @@ def test_entries_have_a_documented_form_as_json(tree: Path, capsys: pytest.Captu
     assert document["schema"] == 1
     assert document["chosen"]["id"] == "vmlinuz-6.12.9" and document["chosen"]["reason"]
     assert set(document["entries"][0]) == {
-        "id", "title", "version", "source", "kernel", "initrd", "cmdline", "default", "problems",
+        "id", "title", "version", "source", "kernel", "initrd", "cmdline", "default", "problems", "remarks",
     }  # fmt: skip
     assert document["entries"][0]["initrd"] == ["/boot/initrd.img-6.12.9"]
     assert [entry["default"] for entry in document["entries"]] == [True, False, False]

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kexecd.errors import BadConfig
-from kexecd.kernel.cmdline import canonical, check_length, limit, parse
+from kexecd.kernel.cmdline import NO_EDITS, Edits, canonical, check_length, difference, edited, limit, parse
 
 GRUB = "BOOT_IMAGE=/boot/vmlinuz-6.1.0-50-amd64 root=UUID=1f2e ro quiet"
 
@@ -143,3 +145,76 @@ def test_one_that_is_too_long_is_refused_with_the_excess() -> None:
 def test_bytes_are_counted_not_characters() -> None:
     with pytest.raises(BadConfig, match="it has 2018 bytes"):
         check_length("ü" * 1009, "x86_64", 2047)
+
+
+# Edits
+
+
+@pytest.mark.parametrize(
+    ("line", "edits", "expected"),
+    [
+        ("root=/dev/a ro", Edits(set=("root=/dev/b",)), "root=/dev/b ro"),
+        ("console=ttyS0 ro console=tty0", Edits(set=("console=hvc0",)), "console=hvc0 ro"),
+        ("ro console=tty0", Edits(set=("console=hvc0", "x=1", "console=ttyS0")), "ro console=hvc0 console=ttyS0 x=1"),
+        ("ro -- single", Edits(set=("x=1",)), "ro x=1 -- single"),
+        ("ro", Edits(set=("dyndbg=file a.c +p",)), 'ro dyndbg="file a.c +p"'),
+        ("ro", Edits(set=('dyndbg="file a.c +p"',)), 'ro dyndbg="file a.c +p"'),
+        ("ro", Edits(set=("x=",)), "ro x="),
+        ("ro", Edits(set=("x=a=b",)), "ro x=a=b"),
+        ("nosmt ro mem=4G", Edits(remove=("mem", "nosmt")), "ro"),
+        ("console=ttyS0 console=tty0", Edits(remove=("console=tty0",)), "console=ttyS0"),
+        ("ro", Edits(remove=("mem",)), "ro"),
+        ("memory=4G xmem=1", Edits(remove=("mem",)), "memory=4G xmem=1"),
+        ("ro -- mem=1", Edits(remove=("mem",)), "ro -- mem=1"),
+        ("page-owner=on", Edits(remove=("page_owner",)), ""),
+        ("page-owner=on ro", Edits(set=("page_owner=off",)), "page_owner=off ro"),
+        ("ro", Edits(append="x y -- single"), "ro x y -- single"),
+        ("x=1", Edits(remove=("x",), set=("x=2",), append="x=3"), "x=2 x=3"),
+        ("ro quiet", Edits(line="single", append="debug"), "single debug"),
+        ("ro quiet", Edits(line=""), ""),
+        ('ro x="a b', Edits(set=("y=1",)), 'ro y=1 x="a b'),
+    ],
+)
+def test_a_line_is_edited(line: str, edits: Edits, expected: str) -> None:
+    assert edited(line, edits) == expected
+
+
+@pytest.mark.parametrize(
+    ("edits", "why"),
+    [
+        (Edits(line='x="a'), "a double quote is never closed"),
+        (Edits(set=('x="a',)), "a double quote is never closed"),
+        (Edits(append='"'), "a double quote is never closed"),
+        (Edits(line="a\nb"), "the end of a line"),
+        (Edits(append="a\0b"), "a NUL"),
+        (Edits(remove=("a\n",)), "the end of a line"),
+        (Edits(set=("quiet",)), "not one parameter with a value"),
+        (Edits(set=("=1",)), "not one parameter with a value"),
+        (Edits(set=("a b=1",)), "not one parameter with a value"),
+        (Edits(set=('x="a" b',)), "not one parameter with a value"),
+    ],
+)
+def test_an_edit_that_makes_no_sense_is_refused(edits: Edits, why: str) -> None:
+    with pytest.raises(BadConfig, match=why):
+        edited("ro", edits)
+
+
+@given(LINES)
+def test_no_edits_change_no_word(text: str) -> None:
+    assert canonical(edited(text, NO_EDITS)) == canonical(text)
+
+
+@given(LINES, st.text('abx="- ', max_size=12), st.text('abx=" ', max_size=8))
+def test_whatever_is_asked_for_is_done_or_refused(line: str, wanted: str, gone: str) -> None:
+    with suppress(BadConfig):
+        new = parse(edited(line, Edits(set=(wanted,), remove=(gone,))))
+        key = wanted.partition("=")[0]
+        assert len(new.all(key)) == 1
+        assert not new.has(gone) or gone.replace("-", "_") == key.replace("-", "_")
+
+
+def test_the_difference_is_told_without_what_each_boot_has_of_its_own() -> None:
+    old = f"{GRUB} console=tty0 console=tty0 kexecd.nonce=a -- single"
+    new = "root=UUID=1f2e ro debug console=tty0 kexecd.nonce=b"
+    assert difference(old, new) == (("debug",), ("quiet", "console=tty0", "single"))
+    assert difference(old, old) == ((), ())

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kexecd.config import policy
-from kexecd.config.policy import PATH, ROWS, OnDirty, Policy, default_file, parse, read_policy, untrusted
+from kexecd.config.policy import PATH, ROWS, Choosing, OnDirty, Policy, default_file, parse, read_policy, untrusted
 from kexecd.errors import BadConfig, Refusal
 
 
@@ -74,6 +74,17 @@ def test_only_true_and_false_are_true_and_false(value: str) -> None:
 @pytest.mark.parametrize("value", ["no", "Kexec", "reboot", "[kexec]"])
 def test_a_choice_is_one_of_its_words(value: str) -> None:
     assert "on-dirty has to be one of firmware, kexec" in mistakes(f"on-dirty: {value}")[0]
+
+
+@pytest.mark.parametrize("value", list(Choosing))
+def test_what_comes_first_can_be_chosen(value: Choosing) -> None:
+    assert Policy().choice is Choosing.BOOT_LOADER
+    assert parse(f"choice: {value}").choice is value
+
+
+@pytest.mark.parametrize("value", ["oldest", "Newest", "boot_loader", "true", "[newest]"])
+def test_what_comes_first_is_one_of_two(value: str) -> None:
+    assert "choice has to be one of boot-loader, newest" in mistakes(f"choice: {value}")[0]
 
 
 @pytest.mark.parametrize(

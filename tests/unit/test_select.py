@@ -5,8 +5,9 @@ import pytest
 
 from kexecd.config.settings import Settings
 from kexecd.discover.pairs import entries
-from kexecd.discover.select import choose
-from kexecd.model import BootEntry, Choice, Source
+from kexecd.discover.select import NAME_ONE, choose
+from kexecd.discover.sources import Offer
+from kexecd.model import BootEntry, Choice, Found, Source
 from tests.unit.images import bzimage
 
 KERNEL_AT = (("kernel", "/etc/conf.d/kexec:3"), ("initrd", "/etc/conf.d/kexec:4"))
@@ -32,7 +33,12 @@ def chosen(
     root: str, *, kernel: str | None = None, initrd: str | None = None, explicit: str | None = None, stock: bool = False
 ) -> Choice:
     settings = Settings(kernel=kernel, initrd=initrd, stock_kernel=stock, origins=KERNEL_AT)
-    return choose(entries(root), settings, explicit=explicit, root=root)
+    return choose(offered(root), settings, explicit=explicit, root=root)
+
+
+def offered(root: str) -> Offer:
+    """What a machine offers that has only bare files, and no boot loader that we can read."""
+    return Offer((Found(Source.VERSIONED, entries(root)),))
 
 
 def taken(choice: Choice) -> BootEntry:
@@ -156,15 +162,15 @@ def test_the_command_line_may_name_one_with_a_problem(root: str) -> None:
 
 
 def test_an_initrd_on_the_command_line_takes_the_place_of_the_found_one(root: str) -> None:
-    found = choose(entries(root), Settings(), explicit="6.6", initrd="/boot/custom.img", root=root)
+    found = choose(offered(root), Settings(), explicit="6.6", initrd="/boot/custom.img", root=root)
     assert taken(found).initrds == ("/boot/custom.img",)
 
 
 @pytest.mark.parametrize(
     ("wanted", "reason"),
     [
-        ("6.7", "no entry and no kernel version is called 6.7"),
-        ("", "no entry and no kernel version is called "),
+        ("6.7", "there is no entry, version or title called 6.7"),
+        ("", "there is no entry, version or title called "),
         ("/boot/vmlinuz-6.7", "there is no /boot/vmlinuz-6.7"),
         ("/boot/", "/boot/ is a directory"),
         ("/a\0b", "/a\0b cannot be read: embedded null byte"),
@@ -177,9 +183,9 @@ def test_what_the_command_line_names_in_vain_is_not_replaced(root: str, wanted: 
 
 def test_a_switched_off_kexec_chooses_nothing_by_itself(root: str) -> None:
     settings = Settings(disabled=True, origins=KERNEL_AT)
-    choice = choose(entries(root), settings, root=root)
+    choice = choose(offered(root), settings, root=root)
     assert (choice.entry, choice.reason) == (None, '/etc/conf.d/kexec:3 switches kexec off with KNAME="-"')
-    assert taken(choose(entries(root), settings, explicit="6.1", root=root)).version == "6.1"
+    assert taken(choose(offered(root), settings, explicit="6.1", root=root)).version == "6.1"
 
 
 def test_without_kernels_nothing_is_chosen(tmp_path: Path) -> None:
@@ -190,5 +196,58 @@ def test_when_none_can_be_taken_each_says_why(root: str) -> None:
     for version in ("6.1", "6.6", "6.12"):
         Path(root, f"boot/vmlinuz-{version}").write_bytes(b"")
     choice = chosen(root)
-    assert (choice.entry, choice.reason) == (None, "none of the 3 kernels in /boot can be taken")
+    assert (choice.entry, choice.reason) == (None, "no kernel that was found can be taken: /boot/vmlinuz-6.12 is empty")
     assert choice.losers[0] == ("vmlinuz-6.12", "/boot/vmlinuz-6.12 is empty")
+
+
+def menu(*entries: BootEntry, next: str, reason: str = "") -> Found:
+    return Found(Source.GRUB, entries, next, reason)
+
+
+def item(name: str, version: str, *problems: str) -> BootEntry:
+    kernel = f"/boot/vmlinuz-{version}"
+    return BootEntry(id=name, title=name, version=version, source=Source.GRUB, kernel=kernel, problems=problems)
+
+
+def test_what_the_boot_loader_would_boot_comes_before_the_newest(root: str) -> None:
+    loader = menu(item("new", "6.12"), item("old", "6.1"), next="old", reason="next_entry says so")
+    offer = Offer((loader, *offered(root).found), loader)
+    choice = choose(offer, Settings(), root=root)
+    assert taken(choice).id == "old"
+    assert choice.reason == "GRUB would boot it next, because next_entry says so"
+    assert dict(choice.losers)["new"] == "GRUB boots another one next"
+    assert taken(choose(offer, Settings(), newest=True, root=root)).id == "vmlinuz-6.12"
+
+
+def test_a_configured_kernel_comes_before_the_boot_loaders(root: str) -> None:
+    loader = menu(item("old", "6.1"), next="old")
+    settings = Settings(kernel="/boot/vmlinuz-6.6", origins=KERNEL_AT)
+    assert taken(choose(Offer((loader, *offered(root).found), loader), settings, root=root)).id == "vmlinuz-6.6"
+
+
+def test_where_it_cannot_be_told_what_the_boot_loader_boots_nothing_is_guessed(root: str) -> None:
+    loader = menu(item("old", "6.1"), next="", reason="/boot/grub/grub.cfg:7:1: not understood")
+    choice = choose(Offer((loader, *offered(root).found), loader), Settings(), root=root)
+    why = f"it cannot be told what GRUB would boot next: /boot/grub/grub.cfg:7:1: not understood{NAME_ONE}"
+    assert (choice.entry, choice.reason) == (None, why)
+
+
+def test_another_operating_system_is_not_replaced_by_a_kernel(root: str) -> None:
+    loader = menu(item("Windows", "", "it is started by its own boot loader"), next="Windows")
+    choice = choose(Offer((loader, *offered(root).found), loader), Settings(), root=root)
+    assert choice.entry is None
+    assert choice.reason.startswith("GRUB would boot Windows, but it is started by its own boot loader")
+
+
+def test_what_was_installed_last_comes_before_the_newest(root: str) -> None:
+    last = BootEntry(id="last", title="last", version="6.6", source=Source.INSTALLKERNEL, kernel="/boot/vmlinuz-6.6")
+    offer = Offer((Found(Source.INSTALLKERNEL, (last,), "last"), *offered(root).found))
+    choice = choose(offer, Settings(), root=root)
+    assert taken(choice) is last and "installed last" in choice.reason
+    assert taken(choose(offer, Settings(), newest=True, root=root)).version == "6.12"
+
+
+def test_a_version_names_the_boot_loaders_entry_that_can_be_booted(root: str) -> None:
+    loader = menu(item("broken", "6.6", "there is no /gone"), item("good", "6.6"), next="broken")
+    offer = Offer((loader, *offered(root).found), loader)
+    assert taken(choose(offer, Settings(), explicit="6.6", root=root)).id == "good"

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kexecd.config.kexec_options import KexecOptions, Method
 from kexecd.config.settings import ROWS, Settings, read_settings
 from kexecd.errors import BadConfig, Refusal
 
@@ -44,7 +45,7 @@ def test_gentoos_variables_are_read_with_where_they_stand(tmp_path: Path, write:
     assert found.cmdline == "ro quiet"
     assert found.root == "/dev/vda2"
     assert found.boot_dir == "/efi"
-    assert found.kexec_options == ("--no-checks", "-d")
+    assert found.kexec_options == KexecOptions(passed=("--no-checks", "-d"))
     assert not found.load_during_shutdown
     assert not found.mount_boot
     assert found.origin("kernel") == "/etc/conf.d/kexec:2"
@@ -175,7 +176,7 @@ def test_grubs_choice_takes_the_place_of_the_named_kernel(tmp_path: Path, write:
     found = read_settings(str(tmp_path))
     assert found.use_grub_config
     assert (found.kernel, found.initrd) == (None, None)
-    assert "grub.cfg is not read" in found.warnings[0]
+    assert "KERNEL_IMAGE, INITRD and APPEND are not used" in found.warnings[0]
 
 
 def test_a_root_named_twice_is_warned_about(tmp_path: Path, write: Write) -> None:
@@ -185,13 +186,68 @@ def test_a_root_named_twice_is_warned_about(tmp_path: Path, write: Write) -> Non
     )
 
 
-def test_options_that_decide_what_is_booted_are_warned_about(tmp_path: Path, write: Write) -> None:
-    write("/etc/conf.d/kexec", 'KEXEC_OPT_ARGS="--append=ro -d --initrd=/i"')
-    found = read_settings(str(tmp_path)).warnings
-    assert [warning.split(": ", 1)[1] for warning in found] == [
-        "--append is not taken from KEXEC_OPT_ARGS; use KPARAM",
-        "--initrd is not taken from KEXEC_OPT_ARGS; use INITRD",
-    ]
+def test_options_of_kexec_are_read_with_what_they_mean(tmp_path: Path, write: Write) -> None:
+    write("/etc/conf.d/kexec", 'KNAME=k\nKEXEC_OPT_ARGS="-c -d --initrd=/i -x"')
+    found = read_settings(str(tmp_path))
+    assert (found.kexec_options.method, found.kexec_options.passed) == (Method.TOOLS, ("-d",))
+    assert (found.kernel, found.initrd, found.origin("initrd")) == ("/boot/k", "/i", "/etc/conf.d/kexec:2")
+    assert found.warnings == ("/etc/conf.d/kexec:2: -x changes nothing here: no interface is taken down by the jump",)
+
+
+def test_an_option_that_would_not_load_is_refused_with_its_place(tmp_path: Path, write: Write) -> None:
+    write("/etc/conf.d/kexec", '\nKEXEC_OPT_ARGS="-d -e"')
+    with pytest.raises(BadConfig, match="cannot take /etc/conf.d/kexec:2: in KEXEC_OPT_ARGS, `-e` jumps at once"):
+        read_settings(str(tmp_path))
+
+
+def test_words_of_an_option_are_added_to_the_running_command_line(tmp_path: Path, write: Write) -> None:
+    write("/proc/cmdline", "root=/dev/vda1 ro\n")
+    write("/etc/conf.d/kexec", "KEXEC_OPT_ARGS=--append=quiet")
+    found = read_settings(str(tmp_path))
+    assert (found.cmdline, found.origin("cmdline")) == ("root=/dev/vda1 ro quiet", "/etc/conf.d/kexec:1")
+
+
+def test_ten_kexecs_in_a_row_add_them_once(tmp_path: Path, write: Write) -> None:
+    write("/proc/cmdline", "root=/dev/vda1 ro")
+    write("/etc/conf.d/kexec", 'KPARAM="quiet ro panic=5"\nKEXEC_OPT_ARGS=--reuse-cmdline')
+    for _ in range(10):
+        found = read_settings(str(tmp_path)).cmdline
+        assert found == "root=/dev/vda1 ro quiet panic=5"
+        write("/proc/cmdline", found)
+
+
+def test_variables_come_before_options_that_say_the_same(tmp_path: Path, write: Write) -> None:
+    write("/etc/conf.d/kexec", 'KPARAM="ro"\nINITRD=/i\nKEXEC_OPT_ARGS="--append=quiet --initrd=/other"')
+    found = read_settings(str(tmp_path))
+    assert (found.cmdline, found.initrd) == ("ro", "/i")
+    assert found.warnings == (
+        "/etc/conf.d/kexec:3: KPARAM is set (/etc/conf.d/kexec:1), so --append is not used",
+        "/etc/conf.d/kexec:3: INITRD is set (/etc/conf.d/kexec:2), so --initrd is not used",
+    )
+
+
+def test_an_initrd_of_gentoos_options_is_not_joined_to_a_kernel_of_debian(tmp_path: Path, write: Write) -> None:
+    write("/etc/conf.d/kexec", "KEXEC_OPT_ARGS=--initrd=/i")
+    write("/etc/default/kexec", "KERNEL_IMAGE=/k")
+    found = read_settings(str(tmp_path))
+    assert (found.kernel, found.initrd) == ("/k", None)
+    assert found.warnings == (
+        "/etc/conf.d/kexec:1: --initrd is not used for the kernel that /etc/default/kexec:1 names",
+    )
+
+
+def test_a_name_with_a_slash_is_said_to_lie_elsewhere_than_it_looks(tmp_path: Path, write: Write) -> None:
+    write("/etc/conf.d/kexec", "KNAME=gentoo/bzImage\nINITRD=/boot/initrd")
+    assert read_settings(str(tmp_path)).warnings == (
+        '/etc/conf.d/kexec:1: KNAME="gentoo/bzImage" has a slash, so it is looked for in / and not in BOOTPART',
+    )
+
+
+def test_no_root_is_guessed_where_none_is_set(tmp_path: Path, write: Write) -> None:
+    write("/proc/mounts", "/dev/dm-0 / ext4 rw 0 0\n")
+    write("/etc/conf.d/kexec", "KPARAM=ro")
+    found = read_settings(str(tmp_path))
+    assert (found.root, found.cmdline) == (None, "ro")
 
 
 def test_a_script_is_refused_with_its_place(tmp_path: Path, write: Write) -> None:
@@ -221,5 +277,5 @@ def test_any_file_gives_settings_of_the_right_types(
     for name in ("kernel", "initrd", "cmdline", "root"):
         assert isinstance(getattr(found, name), str | None), name
     assert found.kernel is None or found.kernel.startswith("/")
-    assert isinstance(found.kexec_options, tuple)
+    assert isinstance(found.kexec_options, KexecOptions)
     assert found.boot_dir.startswith("/")

@@ -15,7 +15,7 @@ ROWS = (
     ("kernel",),
     ("config", "discover"),
     ("record", "lock"),
-    ("target", "loader", "handoff", "teardown"),
+    ("bootmount", "target", "loader", "handoff", "teardown"),
     ("plan", "report"),
     ("executor",),
     ("init",),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A PID 1 that nobody can talk to: a shell script that only starts again what ends. --fast and --now need nothing of it."""
+"""A PID 1 that nobody can talk to: a shell script that only starts again what ends. --fast needs nothing of it."""
 
 from __future__ import annotations
 
