@@ -6,7 +6,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,33 +21,10 @@ from tests.unit.kernel_tree import (
     MICROCODE,
     Clock,
     FakeKernel,
-    KernelTree,
     Load,
-    a_target,
     forbid,
     put,
 )
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> KernelTree:
-    return KernelTree(tmp_path / "root")
-
-
-@pytest.fixture
-def kernel(tree: KernelTree) -> FakeKernel:
-    return FakeKernel(tree)
-
-
-@pytest.fixture
-def run_dir(tmp_path: Path) -> str:
-    return str(tmp_path / "run")
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Iterator[BootTarget]:
-    with a_target(tmp_path) as target:
-        yield target
 
 
 def refused(target: BootTarget, kernel: FakeKernel, run_dir: str) -> Refusal:

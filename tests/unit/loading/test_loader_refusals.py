@@ -6,7 +6,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,30 +18,9 @@ from kexecd.kernel.kexec_tools import ToolFailed, find, last_words
 from kexecd.loader import KERNEL as REAL_KERNEL
 from kexecd.loader import loaded_record
 from kexecd.model import BootTarget, LoadMethod
-from tests.unit.kernel_tree import CMDLINE, INITRD, KERNEL, MICROCODE, FakeKernel, KernelTree, a_target, put
+from tests.unit.kernel_tree import CMDLINE, INITRD, KERNEL, MICROCODE, FakeKernel, KernelTree, put
 
 LOCKED = "none [integrity] confidentiality\n"
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> KernelTree:
-    return KernelTree(tmp_path / "root")
-
-
-@pytest.fixture
-def kernel(tree: KernelTree) -> FakeKernel:
-    return FakeKernel(tree)
-
-
-@pytest.fixture
-def run_dir(tmp_path: Path) -> str:
-    return str(tmp_path / "run")
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Iterator[BootTarget]:
-    with a_target(tmp_path) as target:
-        yield target
 
 
 def refused(target: BootTarget, kernel: FakeKernel, run_dir: str) -> Refusal:

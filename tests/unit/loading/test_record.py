@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,29 +12,7 @@ import pytest
 from kexecd.errors import Forbidden, Refusal
 from kexecd.loader import loaded_record, unload
 from kexecd.model import BootTarget
-from tests.unit.kernel_tree import BOOT_ID, Clock, FakeKernel, KernelTree, a_target, forbid, put
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> KernelTree:
-    return KernelTree(tmp_path / "root")
-
-
-@pytest.fixture
-def kernel(tree: KernelTree) -> FakeKernel:
-    return FakeKernel(tree)
-
-
-@pytest.fixture
-def run_dir(tmp_path: Path) -> str:
-    return str(tmp_path / "run")
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Iterator[BootTarget]:
-    with a_target(tmp_path) as target:
-        yield target
-
+from tests.unit.kernel_tree import BOOT_ID, Clock, FakeKernel, forbid, put
 
 # The record
 
