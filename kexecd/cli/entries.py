@@ -54,7 +54,7 @@ def _loader(seen: Look) -> dict[str, object] | None:
         "source": str(seen.loader.source),
         "next": seen.loader.next or None,
         "reason": seen.loader.reason,
-        "differs": chosen is None or chosen.source is not seen.loader.source or chosen.id != seen.loader.next,
+        "differs": chosen is None or chosen not in seen.loader.entries or chosen.id != seen.loader.next,
     }
 
 
