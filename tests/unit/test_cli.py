@@ -113,3 +113,32 @@ def test_whoever_may_not_write_to_run_is_told_that_it_takes_root(
     monkeypatch.setattr("kexecd.lock.os.open", refuse)
     with pytest.raises(NotPermitted, match="only root may"), hold(str(tmp_path), "load a kernel"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("tree", "arguments", "differs"),
+    [("ukify-profiles", [], False), ("grub-debian12-next-entry", [], False), ("arch", [], None)],
+)
+def test_entries_tell_whether_kexec_and_the_boot_loader_would_differ(
+    tree: str, arguments: list[str], differs: bool | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(__file__).parents[1] / "golden/trees" / tree / "root"
+    assert main(["entries", "--root", str(root), "--json", *arguments]) == ExitCode.OK
+    loader = json.loads(capsys.readouterr().out)["boot_loader"]
+    assert (loader and loader["differs"]) == differs
+
+
+def test_the_newest_by_policy_differs_from_what_grub_would_boot(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    tree = Path(__file__).parents[1] / "golden/trees/grub-debian12-next-entry/root"
+    shutil.copytree(tree, tmp_path / "root", symlinks=True)
+    policy = tmp_path / "root/etc/kexecd/kexecd.yaml"
+    policy.parent.mkdir(parents=True)
+    policy.write_text("choice: newest\n", encoding="utf-8")
+    assert main(["entries", "--root", str(tmp_path / "root")]) == ExitCode.OK
+    said = capsys.readouterr().out
+    assert "it is the newest that is installed" in said
+    assert "differs: grub would boot" in said and 'next_entry="1>2"' in said
