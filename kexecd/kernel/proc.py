@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
 from kexecd.kernel.guard import forbid_in_tests
 from kexecd.model import Process
@@ -82,6 +83,17 @@ def send(fd: int, number: signal.Signals) -> bool:
     return True
 
 
+def holders(point: str) -> Iterator[tuple[Process, str]]:
+    """Who keeps a mount busy, each once, with the path by which: open files, directories, programs.
+
+    Links are read and never followed, so a filesystem that does not answer is not asked.
+    """
+    for process in scan():
+        path = next((path for path in _held(process.pid) if path == point or path.startswith(f"{point}/")), "")
+        if path:
+            yield process, path
+
+
 def waits_on(pid: int) -> str:
     """The kernel function in which a process sleeps, for the name of the one that cannot be killed; may be empty."""
     try:
@@ -89,6 +101,19 @@ def waits_on(pid: int) -> str:
     except OSError:
         return ""
     return "" if wchan == "0" else wchan
+
+
+def _held(pid: int) -> Iterator[str]:
+    directory = f"/proc/{pid}"
+    try:
+        names = [f"fd/{name}" for name in os.listdir(f"{directory}/fd")]
+    except OSError:
+        names = []
+    for name in ("cwd", "root", "exe", *names):
+        try:
+            yield os.readlink(f"{directory}/{name}")
+        except OSError:  # it has ended, or is a kernel thread
+            continue
 
 
 def _slurp(path: str) -> str:

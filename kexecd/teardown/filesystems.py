@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 
-from kexecd.kernel import block, mountinfo, sysfs
+from kexecd.kernel import block, mountinfo, proc, sysfs
 from kexecd.kernel.guard import forbid_in_tests
 from kexecd.kernel.mountinfo import Kind
 from kexecd.model import Context, Mount, Running, Verdict, Wait
@@ -88,7 +88,7 @@ class Unmount:
                 if not (gone and stuck) or context.now() >= context.deadline:
                     break  # all done, or another round would end as this one did
             for outcome in stuck:
-                context.tell(f"could not {describe_call(outcome.call)}: {outcome.why}")
+                context.tell(f"could not {describe_call(outcome.call)}: {outcome.why}{_holders(outcome.call)}")
         finally:
             workers.close()
 
@@ -201,6 +201,14 @@ def describe_call(call: Call) -> str:
     """A call in words: "unmount /data"."""
     verb = {"umount": "unmount", "swapoff": "stop swapping to", "loop-detach": "detach"}[call.operation]
     return f"{verb} {call.arguments[0]}"
+
+
+def _holders(call: Call, most: int = 3) -> str:
+    if call.operation != "umount":
+        return ""
+    found = [f"{process.name} ({process.pid}, {path})" for process, path in proc.holders(call.arguments[0])]
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return f", held by {', '.join(found[:most])}{more}" if found else ""
 
 
 def _tell_failure(context: Context, outcome: Outcome) -> None:

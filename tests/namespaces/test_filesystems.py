@@ -63,7 +63,8 @@ def test_a_mount_that_is_held_stays_is_named_and_makes_the_verdict_dirty(tmp_pat
     with (held / "open").open("w", encoding="utf-8"):
         result, events, _ = walk(Unmount(look=graph_below(tmp_path)), Verify(mounts=mounts))
     assert {mount.point for mount in mounts()} == {str(held)}
-    assert f"could not unmount {held}: device or resource busy" in notes(events)
+    assert f"could not unmount {held}: device or resource busy, held by " in notes(events)
+    assert f"({os.getpid()}, {held}/open)" in notes(events)
     assert str(free) not in notes(events)
     assert any(str(held) in line for line in result.verdict.dirt)
 
