@@ -17,7 +17,7 @@ VENV := $(CACHE)/venv
 LIBDIR := $(PREFIX)/lib/kexecd
 
 PACKAGES := python3 python3-venv python3-psutil python3-yaml util-linux mount e2fsprogs procps
-LAB_PACKAGES := qemu-system-x86 qemu-utils mmdebstrap
+LAB_PACKAGES := qemu-system-x86 qemu-utils mmdebstrap gdisk ovmf
 
 .PHONY: demo test check install uninstall packages lab-packages clean
 

@@ -17,18 +17,20 @@ A test reads like this:
 What is here, in the order in which it is used:
 
     recipe      what a guest is made of, and the key that names it; provision: the scripts that make it so
+    loaders     GRUB, systemd-boot or none: what installs it, and its firmware
     mirrors     the host's Debian mirror
     tools       bounded runs of the host's tools; progress: signs of life on stderr
     cache       .cache/vm: one builder at a time, atomic, pruned, sparing what is in use
-    image       base tar -> project installed on top -> ext4 disks, kernel, initrd
+    image       base tar -> project installed on top -> disks (bootdisk), kernel, initrd
     accel       KVM if a guest really boots under it, else TCG
     hardware    the virtual machine as data
     machine     one QEMU process and its sockets: console, qmp and agent, the last two over channel
     snapshot    a saved guest; booted: the cached one that every test starts from
     guest       what tests talk to; every failure carries the last 60 console lines
+    delivery    the project, put into a guest whose image was made without it
     evidence    what a restart leaves in console and events (pure); oracle: waits for a restart and judges it
     errors      how all of it fails
 
-Needs root, and from Debian: qemu-system-x86, qemu-utils, mmdebstrap, e2fsprogs. Python's standard library is
-enough. LAB_ACCEL=kvm or tcg in the environment overrides the probe.
+Needs root, and from Debian: qemu-system-x86, qemu-utils, mmdebstrap, e2fsprogs; gdisk and ovmf for guests with a
+boot loader. Python's standard library is enough. LAB_ACCEL=kvm or tcg in the environment overrides the probe.
 """

@@ -36,10 +36,12 @@ KVM = Accel("kvm", ("-accel", "kvm", "-cpu", "host"))
 # One thread for all virtual CPUs: with a thread for each, QEMU 7.2 now and then lets one CPU run code that
 # another is just patching, and the guest's kernel dies of an invalid opcode at boot (seen in 6.12, in
 # sched_clock_cpu). Measured, one thread is not slower here.
+# A small buffer for translated code, which is emptied when it is full: with QEMU's own of 1 GiB the code of earlier
+# boots stays, and each write to a page that held some is slow. A guest's second restart took twice the first's time.
 # Without la57 a page walk has four levels and not five. Do not add svm=off to spare the guest its KVM
 # modules: with QEMU 7.2 `max,svm=off` boots Debian's 6.1 into a broken userspace (every mount unit fails with
 # "protocol", udevd does not start).
-TCG = Accel("tcg", ("-accel", "tcg,thread=single", "-cpu", "max,la57=off"))
+TCG = Accel("tcg", ("-accel", "tcg,thread=single,tb-size=128", "-cpu", "max,la57=off"))
 
 
 def best_accel(kernel: Path) -> Accel:

@@ -6,6 +6,7 @@ What lies there:
     base-<recipe>-<key>.tar                      the Debian root, without the project
     image-<recipe>-<key>-<project>/              a GuestImage: disks, kernel, initrd
     image-.../snapshot-<key>/                    a booted guest of that image
+    image-.../snapshot-<key>-later/              the same after it has installed its later kernels
     kvm-<boot id>                                whether KVM works on this host, since it booted
 """
 

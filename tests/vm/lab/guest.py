@@ -14,9 +14,10 @@ from typing import Self
 
 from tests.vm.lab.console import Line
 from tests.vm.lab.errors import AgentError, CommandFailed, LabError, LabTimeout, QemuGone
-from tests.vm.lab.hardware import Hardware, hardware_for
+from tests.vm.lab.hardware import DATA, EFI_VARIABLES, ROOT, Hardware, hardware_for
 from tests.vm.lab.image import GuestImage
-from tests.vm.lab.machine import Machine, overlay
+from tests.vm.lab.loaders import Firmware
+from tests.vm.lab.machine import Machine, new_efi_variables, overlay
 from tests.vm.lab.qmp import Event
 from tests.vm.lab.snapshot import Snapshot, save_console
 
@@ -80,8 +81,15 @@ class Guest:
     @classmethod
     def start_on(cls, hardware: Hardware, image: GuestImage, *, workdir: Path) -> Self:
         """The same on a machine that is described already."""
-        for disk in (image.root, image.data):
-            overlay(disk, workdir / f"{disk.stem}.qcow2")
+        overlay(image.root, workdir / ROOT)
+        overlay(image.data, workdir / DATA)
+        if hardware.firmware is Firmware.UEFI:
+            new_efi_variables(workdir / EFI_VARIABLES)
+        return cls.start_again(hardware, image, workdir=workdir)
+
+    @classmethod
+    def start_again(cls, hardware: Hardware, image: GuestImage, *, workdir: Path) -> Self:
+        """Power a guest on that was powered off, on what it left in `workdir`."""
         return cls(image, hardware, Machine(hardware, workdir), workdir)
 
     @classmethod
@@ -113,6 +121,12 @@ class Guest:
     def stop(self) -> None:
         """End this guest's QEMU, and no other, and wait for it. Its overlays and logs stay in the workdir."""
         self._machine.stop()
+
+    def power_off(self, timeout: float = 60) -> None:
+        """Have the guest power itself off, and wait until QEMU has ended."""
+        self.spawn("poweroff")
+        with self._telling():
+            self._machine.wait_end(timeout)
 
     def snapshot(self, name: str) -> Snapshot:
         """Save the guest's memory and disks, and stop it: from now on its workdir belongs to the snapshot."""

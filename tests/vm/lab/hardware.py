@@ -8,6 +8,9 @@ from pathlib import Path
 
 from tests.vm.lab.accel import Accel, best_accel
 from tests.vm.lab.image import GuestImage
+from tests.vm.lab.loaders import Firmware
+
+ROOT, DATA, EFI_VARIABLES = "root.qcow2", "data.qcow2", "efivars.qcow2"
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,14 @@ class Hardware:
     initrd: Path
     cmdline: str
     extra_qemu: tuple[str, ...] = ()
+    firmware: Firmware = Firmware.BIOS
+    direct: bool = True
+    """Whether QEMU puts `kernel` into memory itself; else the firmware boots what was installed on the root disk."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names of the files that this machine writes to, in its working directory."""
+        return (ROOT, DATA, EFI_VARIABLES) if self.firmware is Firmware.UEFI else (ROOT, DATA)
 
 
 def hardware_for(
@@ -34,4 +45,5 @@ def hardware_for(
     """The machine that boots `image` here, with the best accelerator that this host has."""
     cmdline = f"{image.recipe.cmdline} {extra_cmdline}".strip()
     accel = best_accel(image.kernel)
-    return Hardware(accel, memory_mib, cpus, image.kernel, image.initrd, cmdline, tuple(extra_qemu))
+    firmware = image.recipe.loader.firmware
+    return Hardware(accel, memory_mib, cpus, image.kernel, image.initrd, cmdline, tuple(extra_qemu), firmware)

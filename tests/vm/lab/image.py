@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.vm.lab import cache, provision
+from tests.vm.lab.bootdisk import DISK_TIMEOUT, make_ext4, make_root_disk
 from tests.vm.lab.cache import REPO
 from tests.vm.lab.errors import BuildError
 from tests.vm.lab.mirrors import KEYRING, host_mirrors
@@ -29,7 +30,6 @@ PROJECT_PATHS = ("kexecd", "units", "openrc", "config", "Makefile", "pyproject.t
 
 BASE_TIMEOUT = 900.0
 INSTALL_TIMEOUT = 180.0
-DISK_TIMEOUT = 120.0
 KEPT_IMAGES = 2
 KEPT_BASES = 1
 
@@ -52,7 +52,7 @@ class GuestImage:
 
     @property
     def root(self) -> Path:
-        """The root disk, /dev/vda, a raw ext4 image."""
+        """The root disk, /dev/vda, a raw image: ext4, or partitions that a boot loader is to be installed on."""
         return self.directory / "root.img"
 
     @property
@@ -62,7 +62,7 @@ class GuestImage:
 
     @property
     def kernel(self) -> Path:
-        """The kernel that the firmware boots."""
+        """The kernel that QEMU puts into memory where no boot loader does."""
         return self.directory / "vmlinuz"
 
     @property
@@ -170,8 +170,8 @@ def _fill(image: GuestImage, base: Path, install: Install) -> None:
         _settle(image, root)
         shutil.copyfile(_kernel_file(root, "vmlinuz", image.recipe), image.kernel)
         shutil.copyfile(_kernel_file(root, "initrd.img", image.recipe), image.initrd)
-        _make_ext4(image.root, image.recipe.root_mib, "root", root)
-        _make_ext4(image.data, image.recipe.data_mib, "data", None)
+        make_root_disk(image.root, image.recipe.loader, image.recipe.root_mib, root)
+        make_ext4(image.data, image.recipe.data_mib, "data")
     finally:
         shutil.rmtree(root)
 
@@ -190,8 +190,3 @@ def _kernel_file(root: Path, kind: str, recipe: Recipe) -> Path:
         names = ", ".join(path.name for path in found) or "nothing"
         raise BuildError(f"{recipe.name}: expected one /boot/{kind}-{recipe.firmware_kernel}*, found {names}")
     return found[0]
-
-
-def _make_ext4(disk: Path, mib: int, label: str, content: Path | None) -> None:
-    fill = ("-d", content) if content else ()
-    run_tool("mke2fs", "-q", "-t", "ext4", "-L", label, *fill, disk, f"{mib}M", timeout=DISK_TIMEOUT)

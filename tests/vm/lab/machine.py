@@ -13,11 +13,16 @@ from tests.vm.lab.accel import QEMU
 from tests.vm.lab.agent import Agent
 from tests.vm.lab.console import Console
 from tests.vm.lab.errors import LabError, LabTimeout, QemuGone
-from tests.vm.lab.hardware import Hardware
+from tests.vm.lab.hardware import DATA, EFI_VARIABLES, ROOT, Hardware
+from tests.vm.lab.loaders import Firmware
 from tests.vm.lab.qmp import Qmp
 from tests.vm.lab.tools import run_tool
 
 AGENT_PORT = "org.qemu.guest_agent.0"
+
+# Debian's ovmf, the build without Secure Boot: it needs no system management mode, which costs when emulated.
+OVMF_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
+OVMF_VARIABLES = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
 
 
 @functools.cache
@@ -29,6 +34,13 @@ def qemu_version() -> str:
 def overlay(disk: Path, target: Path) -> None:
     """Make `target` a qcow2 file that holds what a guest writes over the raw image `disk`."""
     run_tool("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", disk.resolve(), target, timeout=30)
+
+
+def new_efi_variables(target: Path) -> None:
+    """Make `target` the variables of a machine that was never switched on; qcow2, or savevm could not save them."""
+    if not OVMF_VARIABLES.exists():
+        raise LabError(f"there is no {OVMF_VARIABLES}: the package ovmf is not installed")
+    run_tool("qemu-img", "convert", "-f", "raw", "-O", "qcow2", OVMF_VARIABLES, target, timeout=30)
 
 
 def qemu_arguments(
@@ -43,7 +55,6 @@ def qemu_arguments(
         QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35",
         *hardware.accel.arguments,
         "-smp", str(hardware.cpus), "-m", str(hardware.memory_mib),
-        "-kernel", str(hardware.kernel), "-initrd", str(hardware.initrd), "-append", hardware.cmdline,
         "-chardev", f"socket,id=console,fd={console}", "-serial", "chardev:console",
         "-chardev", f"socket,id=qmp,fd={qmp}", "-mon", "chardev=qmp,mode=control",
         "-device", "virtio-serial-pci",
@@ -54,11 +65,30 @@ def qemu_arguments(
         # cache=unsafe: a host that loses power loses the test anyway; what the guest flushed survives the
         # guest's own resets.
         arguments += [
-            "-drive", f"if=none,id={name},format=qcow2,cache=unsafe,file={str(path).replace(',', ',,')}",
+            "-drive", f"if=none,id={name},format=qcow2,cache=unsafe,file={_quoted(path)}",
             "-device", f"virtio-blk-pci,drive={name}",
         ]  # fmt: skip
+    arguments += _boot_arguments(hardware, root)  # after the disks: savevm puts memory into the first that it finds
     arguments += hardware.extra_qemu
     return arguments + (["-loadvm", loadvm] if loadvm else [])
+
+
+def _boot_arguments(hardware: Hardware, root: Path) -> list[str]:
+    arguments = []
+    if hardware.firmware is Firmware.UEFI:
+        arguments += [
+            "-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={OVMF_CODE}",
+            "-drive", f"if=pflash,unit=1,format=qcow2,cache=unsafe,file={_quoted(root.with_name(EFI_VARIABLES))}",
+        ]  # fmt: skip
+    if hardware.direct:
+        arguments += [
+            "-kernel", str(hardware.kernel), "-initrd", str(hardware.initrd), "-append", hardware.cmdline,
+        ]  # fmt: skip
+    return arguments
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace(",", ",,")
 
 
 class Machine:
@@ -72,8 +102,8 @@ class Machine:
         loadvm: str | None = None,
         earlier_console: tuple[str, ...] = (),
     ) -> None:
-        """Start QEMU on `workdir`'s root.qcow2 and data.qcow2; the logs are written beside them."""
-        self.root, self.data = workdir / "root.qcow2", workdir / "data.qcow2"
+        """Start QEMU on the `hardware.files` in `workdir`; the logs are written beside them."""
+        self.root, self.data = workdir / ROOT, workdir / DATA
         with ExitStack() as undo:
             pairs = [socket.socketpair() for _ in range(3)]
             for ours, _ in pairs:
@@ -120,8 +150,16 @@ class Machine:
         return self._log.read_text(errors="replace").strip()
 
     def save(self, name: str) -> None:
-        """Save memory and disks as an internal snapshot of both overlays."""
+        """Save memory and disks as an internal snapshot of the files that the machine writes to."""
         self.qmp.monitor(f"savevm {name}")
+
+    def wait_end(self, timeout: float) -> None:
+        """Wait until QEMU ends because the guest has powered off. LabTimeout after `timeout` seconds."""
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise LabTimeout(f"the guest did not power off within {timeout} s") from None
+        self.stop()
 
     def quit(self, timeout: float = 20.0) -> None:
         """Let QEMU end in its own time, with its disk files complete, and wait for that."""

@@ -8,7 +8,7 @@ place.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from shlex import quote
 
 # Nobody reads these in a guest, and a smaller root is unpacked, imaged and cached sooner.
@@ -24,9 +24,14 @@ PATH_EXCLUDES = (
 )
 
 FSTAB = """\
-/dev/vda / ext4 errors=remount-ro 0 1
+{root} / ext4 errors=remount-ro 0 1
 /dev/vdb /data ext4 defaults 0 2
 """
+
+PACKAGE_STORE = "/srv/packages"
+"""Where the packages of kernels lie that are to be installed later."""
+
+INSTALL_LATER = f"DEBIAN_FRONTEND=noninteractive dpkg --install {PACKAGE_STORE}/*.deb"
 
 # MODULES=list: the guest's disks are known, so the initrd need not carry every driver (it is unpacked twice a
 # test, emulated).
@@ -62,19 +67,22 @@ def _write(path: str, text: str) -> str:
     return f'mkdir -p "$1"{quote(path.rpartition("/")[0])}\nprintf %s {quote(text)} > "$1"{quote(path)}\n'
 
 
-def essential_script() -> str:
-    """What must lie in the root before initramfs-tools and the kernels are configured."""
-    return "set -eu\n" + "".join(
-        (
-            _write("/etc/fstab", FSTAB),
-            _write("/etc/initramfs-tools/conf.d/lab", INITRAMFS_CONF),
-            _write("/usr/share/initramfs-tools/modules.d/lab", INITRAMFS_MODULES),
-        )
-    )
+def essential_script(root_device: str, settings: Mapping[str, str]) -> str:
+    """What must lie in the root before initramfs-tools, the kernels and the boot loader are configured.
+
+    settings: more files, by path.
+    """
+    files = {
+        "/etc/fstab": FSTAB.format(root=root_device),
+        "/etc/initramfs-tools/conf.d/lab": INITRAMFS_CONF,
+        "/usr/share/initramfs-tools/modules.d/lab": INITRAMFS_MODULES,
+        **settings,
+    }
+    return "set -eu\n" + "".join(_write(path, text) for path, text in files.items())
 
 
-def customize_script(masked_units: Iterable[str]) -> str:
-    """What is set up when all packages are installed: a user, the agent, fewer units."""
+def customize_script(masked_units: Iterable[str], later: Iterable[str]) -> str:
+    """What is set up when all packages are installed: a user, the agent, fewer units, packages for later."""
     lines = [
         "set -eu\n",
         _write("/etc/systemd/system/qemu-guest-agent.service.d/early.conf", AGENT_DROPIN),
@@ -85,6 +93,11 @@ def customize_script(masked_units: Iterable[str]) -> str:
         'chroot "$1" passwd --delete root\n',
     ]
     lines += [f'ln -sf /dev/null "$1"/etc/systemd/system/{quote(unit)}\n' for unit in masked_units]
+    if names := " ".join(quote(name) for name in later):
+        lines += [
+            f'mkdir -p "$1"{PACKAGE_STORE}/partial\n',
+            f'chroot "$1" apt-get install --yes --download-only -o Dir::Cache::archives={PACKAGE_STORE} {names}\n',
+        ]
     return "".join(lines)
 
 

@@ -15,6 +15,7 @@ import json
 from dataclasses import dataclass
 
 from tests.vm.lab import provision
+from tests.vm.lab.loaders import Loader
 
 # Raise it when something outside the recipe and its scripts changes what a base image holds (mke2fs options,
 # for one).
@@ -58,15 +59,22 @@ class Recipe:
     masked_units: tuple[str, ...] = ()
     enabled_units: tuple[str, ...] = ()
     """Units of the project to enable after `make install`, as its user would."""
-    cmdline: str = "root=/dev/vda ro console=ttyS0,115200"
+    later_kernels: tuple[str, ...] = ()
+    """Kernel meta packages that are not installed: they lie, with what they need, in provision.PACKAGE_STORE."""
+    loader: Loader = Loader.QEMU
     root_mib: int = 2048
     data_mib: int = 1024
+
+    @property
+    def cmdline(self) -> str:
+        """What QEMU gives to a kernel that it puts into memory itself."""
+        return f"root={self.loader.root_device} ro console=ttyS0,115200"
 
     def base_scripts(self) -> dict[str, str]:
         """The scripts that run in the new root while its packages are installed, by hook name."""
         return {
-            "essential": provision.essential_script(),
-            "customize": provision.customize_script(self.masked_units),
+            "essential": provision.essential_script(self.loader.root_device, self.loader.settings),
+            "customize": provision.customize_script(self.masked_units, self.later_kernels),
         }
 
     @property
@@ -76,6 +84,8 @@ class Recipe:
             "version": RECIPE_VERSION,
             "recipe": dataclasses.asdict(self),
             "scripts": self.base_scripts(),
+            "in_the_guest": (self.loader.setup, provision.INSTALL_LATER),
+            "first_partition": repr(self.loader.first_partition),
             "path_excludes": provision.PATH_EXCLUDES,
         }
         return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()[:12]
@@ -106,4 +116,21 @@ DEBIAN12_SYSTEMD = Recipe(
     enabled_units=("kexecd.service",),
 )  # fmt: skip
 
-RECIPES = {recipe.name: recipe for recipe in (DEBIAN12_SYSTEMD,)}
+# The same machine, but what boots is up to a boot loader on its disk. The newer kernel is installed later, in the
+# guest, so that the distribution's own hooks tell the boot loader about it.
+DEBIAN12_GRUB = dataclasses.replace(
+    DEBIAN12_SYSTEMD,
+    name="debian12-grub",
+    packages=(*DEBIAN12_SYSTEMD.packages, "grub-pc"),
+    kernels=("linux-image-cloud-amd64",),
+    later_kernels=("linux-image-6.12-cloud-amd64",),
+    loader=Loader.GRUB,
+)
+DEBIAN12_SYSTEMD_BOOT = dataclasses.replace(
+    DEBIAN12_GRUB,
+    name="debian12-sdboot",  # not "-systemd-boot": the cache tells recipes apart by what their files' names begin with
+    packages=(*DEBIAN12_SYSTEMD.packages, "systemd-boot", "dosfstools"),
+    loader=Loader.SYSTEMD_BOOT,
+)
+
+RECIPES = {recipe.name: recipe for recipe in (DEBIAN12_SYSTEMD, DEBIAN12_GRUB, DEBIAN12_SYSTEMD_BOOT)}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A saved guest: both overlays with its memory inside, and what its console had said until then."""
+"""A saved guest: its overlays with its memory inside, and what its console had said until then."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Snapshot:
         return tuple(_console_file(self.directory).read_text(encoding="utf-8").splitlines())
 
     def copy_disks(self, workdir: Path) -> None:
-        """Put copies of both overlays into `workdir`."""
-        for name in ("root.qcow2", "data.qcow2"):
+        """Put copies of all that the guest writes to into `workdir`."""
+        for name in self.hardware.files:
             shutil.copyfile(self.directory / name, workdir / name)
 
 
