@@ -79,8 +79,7 @@ def make_target(
         _check_initrds(kernel.file.path, initrds, version)
         if entry.cmdline is None and kernel.cmdline is not None:
             entry = replace(entry, cmdline=kernel.cmdline)
-        source = _completed(entry, settings, running_cmdline, root, edits)
-        line = cmdline.canonical(cmdline.edited(source, edits), nonce=nonce)
+        line = command_line(entry, settings, running_cmdline=running_cmdline, nonce=nonce, root=root, edits=edits)
         cmdline.check_length(line, kernel.image.arch or machine, kernel.image.cmdline_size)
     except BaseException:
         _close(files)
@@ -90,6 +89,20 @@ def make_target(
     remarks = (*entry.remarks, *_remarks([content for _, content in initrds], version, line, root))
     entry = replace(entry, version=version, remarks=tuple(dict.fromkeys(remarks)))
     return BootTarget(entry, kernel.file, used, line, nonce)
+
+
+def command_line(
+    entry: BootEntry,
+    settings: Settings,
+    *,
+    running_cmdline: str | None,
+    nonce: str = "",
+    root: str = "/",
+    edits: Edits = NO_EDITS,
+) -> str:
+    """The canonical command line for `entry`, of any length; see above. Raises BadConfig."""
+    source = _completed(entry, settings, running_cmdline, root, edits)
+    return cmdline.canonical(cmdline.edited(source, edits), nonce=nonce)
 
 
 def close(target: BootTarget) -> None:

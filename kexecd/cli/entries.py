@@ -6,7 +6,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from kexecd.cli.choosing import Look, boot_partitions, look
-from kexecd.cli.output import print_json, print_table
+from kexecd.cli.output import print_json, print_table, shown
 from kexecd.errors import ExitCode
 from kexecd.model import BootEntry
 
@@ -63,14 +63,15 @@ def _warnings(seen: Look) -> list[str]:
 
 
 def _print(seen: Look, *, verbose: bool) -> None:
-    why_not = dict(seen.choice.losers)
+    # By their order: a kernel can be found by several sources, under one name and for one reason each.
+    why_not = (why for _, why in seen.choice.losers)
     rows = [
         (
             "*" if entry == seen.choice.entry else " ",
             str(entry.source),
             entry.version or "?",
             entry.title,
-            seen.choice.reason if entry == seen.choice.entry else why_not.get(entry.id, ""),
+            seen.choice.reason if entry == seen.choice.entry else next(why_not, ""),
         )
         for entry in seen.entries
     ]
@@ -81,12 +82,12 @@ def _print(seen: Look, *, verbose: bool) -> None:
     else:
         print_table(rows)
     if not seen.choice.entry:
-        print(f"nothing to boot: {seen.choice.reason}")
+        print(shown(f"nothing to boot: {seen.choice.reason}"))
     loader = _loader(seen)
     if seen.choice.entry and loader and loader["differs"]:
         print(f"differs: {loader['source']} would boot {loader['next'] or 'nobody knows what'}: {loader['reason']}")
     for warning in _warnings(seen):
-        print(f"warning: {warning}")
+        print(shown(f"warning: {warning}"))
 
 
 def _print_details(entry: BootEntry) -> None:

@@ -169,7 +169,7 @@ class _Reader:
         if self.variables is None:
             used = {match[1] or match[2] for value in values for match in _VARIABLE.finditer(value)}
             needed = sorted(used & set(GRUB_VARIABLES))
-            problems += [f"its {key} needs GRUB's variable ${name}, and GRUB does not boot it" for name in needed]
+            problems += [f"GRUB's variable ${name} is in its {key}, and only GRUB knows it" for name in needed]
             return values
         if key == "options" and not values:
             values = [self.variables.get("default_kernelopts", "")]
@@ -184,7 +184,7 @@ class _Reader:
         for _ in range(2):
             values = [_VARIABLE.sub(value_of, value).strip() for value in values]
         unset -= {"tuned_params", "tuned_initrd"}
-        remarks += [f"its {key} uses ${name}, which GRUB has no value for" for name in sorted(unset)]
+        remarks += [f"${name} is in its {key}, and GRUB has no value for it" for name in sorted(unset)]
         return values
 
     def _initrds(self, values: list[str], kernel: str) -> tuple[str, ...]:

@@ -196,7 +196,7 @@ def _entry(name: str, parsed: Name, initrd: str, boot_dir: str, root: str, *, ex
 
 
 def no_initrd(version: str) -> str:
-    return f"there is no initrd for {version}, though other kernels have theirs"
+    return f"there is no initrd for {version}, though there are others"
 
 
 def has_modules(version: str, root: str = "/") -> bool:

@@ -32,6 +32,8 @@ PREFERRED_SINCE = 260  # systemd; older ones do not know the setting
 def find(root: str = "/", *, machine: str = "") -> Found | None:
     """What systemd-boot shows below `root`; None where there is neither an entry nor a loader.conf.
 
+    Where it runs and they are not there, they are on a partition that is not mounted, and it cannot be told.
+
     machine: as `uname -m` says it. What systemd-boot leaves out of its menu, such as an entry whose kernel is missing,
     is found all the same, with its problem, but is never the next.
     """
@@ -40,7 +42,8 @@ def find(root: str = "/", *, machine: str = "") -> Found | None:
     items.sort(key=lambda item: item.place)
     place, settings = _loader_conf(root, problems)
     if not items and not place:
-        return None
+        unseen = "its entries are on no partition that is mounted"
+        return Found(Source.BLS, reason=unseen, problems=tuple(problems)) if _says_it_runs(root) else None
     chooser = _Chooser(root, [item for item in items if item.shown], place, settings, problems)
     item, reason = chooser.next()
     return Found(Source.BLS, tuple(i.entry for i in items), item.entry.id if item else "", reason, tuple(problems))
@@ -51,9 +54,8 @@ def runs(root: str = "/") -> bool:
 
     It says so itself in a variable; where there are no variables, as in a captured tree, its files have to do.
     """
-    info = variable("LoaderInfo", root, [])
-    if info:
-        return info.startswith("systemd-boot")
+    if variable("LoaderInfo", root, []):
+        return _says_it_runs(root)
     if os.path.isdir(join_root(root, FIRMWARE)):
         try:
             if os.listdir(join_root(root, EFIVARS)):
@@ -62,6 +64,10 @@ def runs(root: str = "/") -> bool:
             if not os.path.isdir(join_root(root, f"{FIRMWARE}/efi")):
                 return False  # started by a BIOS
     return any(_installed(partition, root) for partition in partitions(root))
+
+
+def _says_it_runs(root: str) -> bool:
+    return variable("LoaderInfo", root, []).startswith("systemd-boot")
 
 
 def variable(name: str, root: str, problems: list[str]) -> str:

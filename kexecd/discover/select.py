@@ -28,6 +28,7 @@ from kexecd.model import BootEntry, Choice, Source
 
 LOADERS = {Source.GRUB: "GRUB", Source.BLS: "systemd-boot", Source.UKI: "systemd-boot", Source.EXTLINUX: "extlinux"}
 
+GUESSED = "; that it is {} is only guessed from its entries"
 NAME_ONE = "; name an entry, or let kexecd.yaml say `choice: newest`"
 
 
@@ -140,15 +141,19 @@ class _Chooser:
         loader = self.offer.loader
         assert loader is not None
         name = LOADERS[loader.source]
+        guessed = GUESSED.format(name) if self.offer.guessed else ""
         entry = next((entry for entry in loader.entries if entry.id == loader.next), None)
         if entry is None:
             why = loader.reason or next(iter(loader.problems), "it names no entry")
-            return self.nothing(f"it cannot be told what {name} would boot next: {why}{NAME_ONE}", "it is not named")
+            what = f"it cannot be told what {name} would boot next: {why}"
+            return self.nothing(f"{what}{guessed}{NAME_ONE}", "it is not named")
         others = f"{name} boots another one next"
         if entry.problems:
-            return self.nothing(f"{name} would boot {entry.title}, but {entry.problems[0]}{NAME_ONE}", others)
+            alone = sum(other.title == entry.title for other in loader.entries) == 1
+            title = entry.title if alone else f"{entry.title} ({entry.id})"
+            return self.nothing(f"{name} would boot {title}, but {entry.problems[0]}{guessed}{NAME_ONE}", others)
         why = f", because {loader.reason}" if loader.reason else ""
-        return self._won(entry, f"{name} would boot it next{why}{remark}", others)
+        return self._won(entry, f"{name} would boot it next{why}{guessed}{remark}", others)
 
     def _installed_last(self) -> BootEntry | None:
         for found in self.offer.found:

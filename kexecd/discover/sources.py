@@ -19,10 +19,14 @@ from kexecd.model import BootEntry, Found, Source
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """loader: what the boot loader in charge shows; None where there is none that we can read."""
+    """loader: what the boot loader in charge shows; None where there is none that we can read.
+
+    guessed: only its entries are there, and nothing else shows that it is the one that boots.
+    """
 
     found: tuple[Found, ...]
     loader: Found | None = None
+    guessed: bool = False
 
     @property
     def entries(self) -> tuple[BootEntry, ...]:
@@ -38,16 +42,19 @@ def look(root: str, boot_dir: str, *, release: str, machine: str, shadowing: tup
     release, machine: of the running kernel, by which Gentoo's classic names go.
     shadowing: boot partitions that are not mounted; what lies below their mount points is never taken for theirs.
     """
-    grub_found = grub.find(root, bls=lambda variables: bls.grub_order(_bls(root, variables)))
+    grub_found = grub.find(root, bls=lambda variables: bls.grub_order(_bls(root, variables)), arch=machine)
     sdboot_found = sdboot.find(root, machine=machine)
-    loaders = [grub_found, sdboot_found, extlinux.find(root)]
-    if sdboot_found and (sdboot.runs(root) or not grub_found):
-        loaders = [sdboot_found, grub_found, extlinux.find(root)]
+    extlinux_found = extlinux.find(root)
+    sdboot_runs = sdboot_found is not None and sdboot.runs(root)
+    if sdboot_runs:
+        loaders = [sdboot_found, grub_found, extlinux_found]
     elif grub_found and sdboot_found:
         # Fedora's GRUB shows these very entries, with its own variables put in.
         theirs = {entry.kernel for entry in grub_found.entries}
         rest = tuple(entry for entry in sdboot_found.entries if entry.kernel not in theirs)
-        loaders[1] = replace(sdboot_found, entries=rest)
+        loaders = [grub_found, replace(sdboot_found, entries=rest), extlinux_found]
+    else:
+        loaders = [grub_found, extlinux_found, sdboot_found]
     files = [
         installkernel.find(root, boot_dir),
         pairs.find(root, boot_dir),
@@ -57,7 +64,8 @@ def look(root: str, boot_dir: str, *, release: str, machine: str, shadowing: tup
     ]
     found = [_shadowed(one, root, shadowing) for one in (*loaders, *files) if one is not None]
     loader = next((one for one in found if one.source.is_boot_loader), None)
-    return Offer(tuple(found), loader)
+    guessed = loader is not None and not (sdboot_runs or grub_found or extlinux_found)
+    return Offer(tuple(found), loader, guessed)
 
 
 def _bls(root: str, variables: Mapping[str, str]) -> tuple[BootEntry, ...]:

@@ -90,7 +90,7 @@ def test_one_partition_under_two_names_is_read_once(boot: Boot, tmp_path: Path) 
         ("linux /k\ndevicetree /gone.dtb", "there is no /boot/gone.dtb"),
         ("linux /k\narchitecture AA64", "it is for AA64, this machine is x86_64"),
         ("linux /k\nversion 0-rescue-1", "it is a rescue kernel"),
-        ("linux /k\noptions $kernelopts", "its options needs GRUB's variable $kernelopts, and GRUB does not boot it"),
+        ("linux /k\noptions $kernelopts", "GRUB's variable $kernelopts is in its options, and only GRUB knows it"),
     ],
 )
 def test_what_cannot_be_taken_says_why(boot: Boot, text: str, problem: str) -> None:
@@ -168,7 +168,7 @@ def test_grub_keeps_quotes_and_expands_its_variables(boot: Boot) -> None:
     entry = only(boot({"a.conf": text}, "/boot/t"), {"kernelopts": "root=$r", "r": "/dev/a", "tuned_initrd": "/t"})
     assert entry.cmdline == '"root=/dev/a"   \\$x'
     assert entry.initrds == ("/boot/i", "/boot/t")
-    assert entry.remarks == ("its options uses $none, which GRUB has no value for",)
+    assert entry.remarks == ("$none is in its options, and GRUB has no value for it",)
 
 
 def test_grub_has_options_and_initrds_for_entries_without(boot: Boot) -> None:

@@ -106,7 +106,7 @@ def test_an_initrd_that_is_nowhere_is_a_problem_where_others_have_theirs(tree: B
     assert only(tree, line(f"kernel-{VERSION}", "unknown")).problems == ()
     tree.initrd("/boot/initramfs-6.6.30.img")
     assert only(tree, line(f"kernel-{VERSION}", "unknown")).problems == (
-        f"there is no initrd for {VERSION}, though other kernels have theirs",
+        f"there is no initrd for {VERSION}, though there are others",
     )
 
 

@@ -118,7 +118,7 @@ def test_the_fallback_initrd_is_never_taken_for_the_ordinary_one(tree: BootTree)
     tree.initrd("/boot/initramfs-linux-fallback.img")
     tree.modules("6.12.9-arch1-1")
     assert only(tree).initrds == ()
-    assert only(tree).problems == ("there is no initrd for 6.12.9-arch1-1, though other kernels have theirs",)
+    assert only(tree).problems == ("there is no initrd for 6.12.9-arch1-1, though there are others",)
 
 
 def test_which_flavour_is_next_cannot_be_told(tree: BootTree) -> None:

@@ -150,7 +150,7 @@ def test_a_configured_kernel_that_misses_its_initrd_is_refused(root: str) -> Non
     Path(root, "boot/initrd.img-6.12").unlink()
     Path(root, "lib/modules/6.12").mkdir(parents=True)
     choice = chosen(root, kernel="/boot/vmlinuz-6.12")
-    assert choice.reason == "there is no initrd for 6.12, though other kernels have theirs"
+    assert choice.reason == "there is no initrd for 6.12, though there are others"
     assert choice.entry is None
 
 

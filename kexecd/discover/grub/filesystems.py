@@ -4,7 +4,8 @@
 GRUB names a file by filesystem and path inside of it: (hd0,gpt2)/vmlinuz, or /vmlinuz on whatever `root` is. It looks
 filesystems up by UUID, label or a file; where they are mounted is told by /etc/fstab and /proc/self/mountinfo, and
 /dev/disk says which UUID belongs to which device. Filesystems whose UUID nobody tells may be any; there, the file that
-exists decides.
+exists decides. On ZFS a path begins with the dataset and an @ (the GRUB manual, "File name syntax"); which one that is
+is told by its mount, and never guessed.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ OWN = "own"
 
 SUBVOLUME = re.compile(r"/(?:@|@rootfs|root|rootfs)(?=/)")
 """Of btrfs: what installers call the one with the system (Ubuntu, Debian, Fedora), which GRUB's paths begin with."""
+
+DATASET = re.compile(r"/[^@]+@[^/@]*/")
+"""Of ZFS: what a path in a dataset or a snapshot begins with. A pool's own one, /@/, looks like a btrfs subvolume."""
 
 LIKELY = ("/", "/boot", "/boot/efi", "/efi")  # where a filesystem with kernels is mounted
 
@@ -94,6 +98,8 @@ class Filesystems:
                 if self._searched.get(device, ("",))[0] == "UUID":
                     self._claims.setdefault(candidates[name], device)
                 return name, ""
+        if DATASET.match(path):
+            return "", f"{path} is in a ZFS dataset that is not known to be mounted here"
         return next(iter(exact or guessed)), ""
 
     def looks(self, option: str, device: str, path: str) -> bool:
@@ -250,13 +256,23 @@ def _mounted(root: str) -> Iterable[tuple[str, str, str]]:
     for mount in reversed(mounts):
         if mount.source.startswith("/dev/"):
             yield mount.point, mount.root.rstrip("/"), mount.source
+        elif mount.fstype == "zfs":
+            yield mount.point, *_dataset(mount.source)
 
 
 def _configured(root: str) -> Iterable[tuple[str, str, str]]:
     for row in fstab.read(root):
-        if row.point.startswith("/") and "bind" not in row.options:
+        if row.fstype == "zfs" and row.point.startswith("/"):
+            yield row.point, *_dataset(row.source)
+        elif row.point.startswith("/") and "bind" not in row.options:
             source = f"UUID={row.uuid}" if row.uuid else row.source.replace('"', "")
             yield row.point, row.subvolume.rstrip("/"), source
+
+
+def _dataset(name: str) -> tuple[str, str]:
+    """What GRUB's paths in a dataset begin with, and the name of its pool, which GRUB takes for a label."""
+    pool, _, dataset = name.partition("/")
+    return f"/{dataset}@", f"LABEL={pool}"
 
 
 def _names(kind: str, root: str) -> dict[str, str]:
