@@ -42,7 +42,7 @@ ROOT_PARAMETERS = ("root", "rootflags", "rootfstype")
 DEVICES = ("/dev/", "UUID=", "LABEL=", "PARTUUID=", "PARTLABEL=")
 """How fstab(5) names a device so that root= may say the same."""
 
-INITRD_ONLY = ("UUID=", "LABEL=", "/dev/disk/", "/dev/mapper/")
+INITRD_ONLY = ("UUID=", "LABEL=", "ZFS=", "/dev/disk/", "/dev/mapper/")
 """root= that the kernel alone does not find (Documentation/admin-guide/kernel-parameters.rst)."""
 
 

@@ -7,6 +7,7 @@ from argparse import Namespace
 
 from kexecd.cli.choosing import Look, boot_partitions, look
 from kexecd.cli.output import print_json, print_table, shown
+from kexecd.discover.select import LOADERS
 from kexecd.errors import ExitCode
 from kexecd.model import BootEntry
 
@@ -51,6 +52,7 @@ def _loader(seen: Look) -> dict[str, object] | None:
         return None
     chosen = seen.choice.entry
     return {
+        "name": LOADERS[seen.loader.source],
         "source": str(seen.loader.source),
         "next": seen.loader.next or None,
         "reason": seen.loader.reason,
@@ -85,7 +87,7 @@ def _print(seen: Look, *, verbose: bool) -> None:
         print(shown(f"nothing to boot: {seen.choice.reason}"))
     loader = _loader(seen)
     if seen.choice.entry and loader and loader["differs"]:
-        print(f"differs: {loader['source']} would boot {loader['next'] or 'nobody knows what'}: {loader['reason']}")
+        print(f"differs: {loader['name']} would boot {loader['next'] or 'nobody knows what'}: {loader['reason']}")
     for warning in _warnings(seen):
         print(shown(f"warning: {warning}"))
 

@@ -162,8 +162,12 @@ class _Chooser:
         return None
 
     def _newest(self) -> BootEntry | None:
-        """Of the kernels that carry a version; else the first of those that do not."""
-        versioned = [e for e in self.offer.of(Source.VERSIONED, Source.MODULES) if not e.problems]
+        """Of the kernels that carry a version; else the first of those that do not.
+
+        Menu entries of GRUB and extlinux are left out: one kernel has several there, recovery among them.
+        """
+        sources = (Source.BLS, Source.UKI, Source.VERSIONED, Source.MODULES)
+        versioned = [e for e in self.offer.of(*sources) if not e.problems and e.version]
         if versioned:
             return max(versioned, key=lambda entry: kernel_key(entry.version))  # the first one of equals
         return next((e for e in self.offer.of(Source.LINK, Source.GENTOO) if not e.problems), None)

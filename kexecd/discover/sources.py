@@ -8,7 +8,7 @@ up: a boot loader's entry comes before the bare files, because it brings the com
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from kexecd.discover import bls, extlinux, gentoo, installkernel, links, modules, pairs, sdboot
@@ -62,10 +62,22 @@ def look(root: str, boot_dir: str, *, release: str, machine: str, shadowing: tup
         links.find(root, boot_dir),
         gentoo.find(root, boot_dir, release=release, machine=machine),
     ]
-    found = [_shadowed(one, root, shadowing) for one in (*loaders, *files) if one is not None]
+    found = _told_apart(_shadowed(one, root, shadowing) for one in (*loaders, *files) if one is not None)
     loader = next((one for one in found if one.source.is_boot_loader), None)
     guessed = loader is not None and not (sdboot_runs or grub_found or extlinux_found)
     return Offer(tuple(found), loader, guessed)
+
+
+def _told_apart(sources: Iterable[Found]) -> list[Found]:
+    """The same, with ids that name one entry each: an id that an earlier source has used gets its source in front."""
+    used: set[str] = set()
+    result = []
+    for found in sources:
+        ids = {e.id: f"{found.source}:{e.id}" if e.id in used else e.id for e in found.entries}
+        used |= ids.keys()
+        entries = tuple(replace(entry, id=ids[entry.id]) for entry in found.entries)
+        result.append(replace(found, entries=entries, next=ids.get(found.next, found.next)))
+    return result
 
 
 def _bls(root: str, variables: Mapping[str, str]) -> tuple[BootEntry, ...]:

@@ -50,18 +50,19 @@ def resolve(path: str, root: str = "/") -> str:
 def open_regular(path: str, what: str, *, root: str = "/", refusal: type[Refusal] = BadImage) -> OpenFile:
     """Open a regular file for reading, once; the caller owns the descriptor.
 
-    O_NONBLOCK, so that a FIFO cannot hang us. Raises `refusal` for anything that is not a non-empty regular file.
+    Raises `refusal` for anything that is not a non-empty regular file.
     """
     try:
-        fd = os.open(join_root(root, path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        fd = _open(join_root(root, path))
+    except _NotRegular as other:
+        raise refusal(f"cannot use {path} as {what}", f"it is a {other.kind}") from other
     except OSError as error:
         why = "there is no such file" if error.errno == errno.ENOENT else _strerror(error)
         raise refusal(f"cannot use {path} as {what}", why, errno=error.errno or 0) from error
     status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
+    if status.st_size == 0:
         os.close(fd)
-        kind = _kind(status.st_mode)
-        raise refusal(f"cannot use {path} as {what}", "it is empty" if kind == "file" else f"it is a {kind}")
+        raise refusal(f"cannot use {path} as {what}", "it is empty")
     return OpenFile(path, fd, status.st_size, stamp(status))
 
 
@@ -76,12 +77,10 @@ def read_text(path: str, *, root: str = "/", limit: int = TEXT_LIMIT) -> str | N
     Raises OSError: EFBIG when it is larger than `limit` bytes, EINVAL when it is not a regular file.
     """
     try:
-        fd = os.open(join_root(root, path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        fd = _open(join_root(root, path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", path)
         data = _read(fd, limit + 1)
     finally:
         os.close(fd)
@@ -127,6 +126,33 @@ def sync_directory(directory: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+class _NotRegular(OSError):
+    def __init__(self, kind: str, path: str) -> None:
+        super().__init__(errno.EINVAL, "not a regular file", path)
+        self.kind = kind
+
+
+def _open(path: str) -> int:
+    """Open what is a regular file before and after it is opened; raises OSError, _NotRegular for anything else.
+
+    Before: opening is already a deed with some devices, a watchdog or a tape. After: it may be another one by now, and
+    O_NONBLOCK keeps a FIFO from holding us.
+    """
+    _check(os.stat(path), path)
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    try:
+        _check(os.fstat(fd), path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _check(status: os.stat_result, path: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise _NotRegular(_kind(status.st_mode), path)
 
 
 def _read(fd: int, most: int) -> bytes:

@@ -141,4 +141,4 @@ def test_the_newest_by_policy_differs_from_what_grub_would_boot(
     assert main(["entries", "--root", str(tmp_path / "root")]) == ExitCode.OK
     said = capsys.readouterr().out
     assert "it is the newest that is installed" in said
-    assert "differs: grub would boot" in said and 'next_entry="1>2"' in said
+    assert "differs: GRUB would boot" in said and 'next_entry="1>2"' in said

@@ -75,3 +75,11 @@ def test_two_entries_of_one_name_are_listed_with_the_reason_of_each(
     link, gentoo = (line for line in capsys.readouterr().out.splitlines() if line.startswith(("   link", "   gentoo")))
     assert "/boot/initramfs.img leads to /boot/initramfs-6.6.30.img" in link
     assert "though there are others" in gentoo
+
+
+def test_an_id_names_one_entry_whatever_the_sources_call_theirs(tree: BootTree) -> None:
+    """A name without a version is a link's to one source, and one of Gentoo's to another."""
+    tree.kernel("/boot/vmlinuz", VERSION)
+    ids = [entry.id for entry in look(tree.root).entries]
+    assert len(ids) == len(set(ids)), ids
+    assert {"vmlinuz", "gentoo:vmlinuz"} <= set(ids), ids
