@@ -86,7 +86,7 @@ def make_target(
         raise
     used = in_order(initrds)
     _close([file for file in files if file not in (kernel.file, *used)])
-    remarks = (*entry.remarks, *_remarks([content for _, content in initrds], version, line, root))
+    remarks = (*entry.remarks, *_devicetree(entry), *_remarks([content for _, content in initrds], version, line, root))
     entry = replace(entry, version=version, remarks=tuple(dict.fromkeys(remarks)))
     return BootTarget(entry, kernel.file, used, line, nonce)
 
@@ -230,6 +230,12 @@ def _remarks(contents: Sequence[InitrdContent], version: str, line: str, root: s
         yield f"it has no initrd, and without one a kernel does not find root={device}"
     if version and not has_modules(version, root) and any(_has_entries(join_root(root, path)) for path in MODULES):
         yield f"there are no modules for {version} in /lib/modules"
+
+
+def _devicetree(entry: BootEntry) -> Iterator[str]:
+    # kexec_file_load(2) takes none; on arm64 and the like the kernel hands on the one that it runs with.
+    if entry.devicetree:
+        yield f"the boot loader would pass on {entry.devicetree}, kexec keeps the device tree that is in use"
 
 
 def _has_entries(directory: str) -> bool:

@@ -354,3 +354,10 @@ def test_its_files_are_called_by_their_paths_from_here(root: str) -> None:
     with opened(make(root, running=None)) as target:
         assert target.kernel.path == f"{root}/boot/vmlinuz-6.1"
         assert target.entry.kernel == "/boot/vmlinuz-6.1"
+
+
+def test_a_device_tree_that_is_not_passed_on_is_told(root: str) -> None:
+    with opened(make(root, replace(ENTRY, devicetree="/boot/dtbs/board.dtb"))) as target:
+        assert any("/boot/dtbs/board.dtb" in remark for remark in target.entry.remarks)
+    with opened(make(root)) as target:
+        assert not any("device tree" in remark for remark in target.entry.remarks)
