@@ -16,7 +16,8 @@ CACHE := .cache
 VENV := $(CACHE)/venv
 LIBDIR := $(PREFIX)/lib/kexecd
 
-PACKAGES := python3 python3-venv python3-psutil python3-yaml util-linux mount e2fsprogs procps
+# Not only to run: zstd, lz4 and lzop make what is unpacked, systemd-analyze is the other opinion about versions.
+PACKAGES := python3 python3-venv python3-psutil python3-yaml util-linux mount e2fsprogs procps zstd lz4 lzop systemd
 LAB_PACKAGES := qemu-system-x86 qemu-utils mmdebstrap gdisk ovmf
 
 .PHONY: demo test check install uninstall packages lab-packages clean
