@@ -27,8 +27,11 @@ IGNORES_TERM = "signal.signal(signal.SIGTERM, signal.SIG_IGN); ready()\nwhile Tr
 WAITS = "ready()\nwhile True: signal.pause()"
 FORKS_WHEN_ASKED = """
 def fork(*_):
+    # Blocked over the fork, or the child would lose a TERM that comes while it is still in this handler.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     if os.fork() == 0:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         while True: signal.pause()
     os._exit(0)
 signal.signal(signal.SIGTERM, fork); ready()
