@@ -122,9 +122,5 @@ class NotLoaded(Refusal):
     exit_code = ExitCode.NOT_LOADED
 
 
-class Dirty(Refusal):
-    exit_code = ExitCode.DIRTY
-
-
 class NotRestarted(Refusal):
     exit_code = ExitCode.NOT_RESTARTED

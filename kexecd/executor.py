@@ -76,7 +76,7 @@ class Executor:
         self._plan, self._emit, self._clock = plan, emit, clock
         self._phase = ""
         self._begun: list[Step] = []
-        self._committed = False
+        self.committed = False  # whether the machine goes down whatever happens
         self._failures: list[str] = []
         self._context = Context(now=clock.now, deadline=clock.now() + plan.within, tell=self._tell)
 
@@ -87,8 +87,8 @@ class Executor:
         try:
             for phase in self._plan.phases:
                 self._phase = phase.name
-                if phase.commit and not self._committed:
-                    self._committed = True
+                if phase.commit and not self.committed:
+                    self.committed = True
                     self._say(EventKind.COMMIT, text="from here on the machine goes down, whatever happens")
                 now = self._clock.now()
                 self._context.deadline = now + max(phase.at_least, (end - now) * phase.share, 0.0)
@@ -143,7 +143,7 @@ class Executor:
     def _fail(self, task: _Task, why: str) -> None:
         task.running.close()
         self._say(EventKind.FAILED, task.step, why, seconds=self._clock.now() - task.since)
-        if not self._committed:
+        if not self.committed:
             raise _StepFailed(task.step, why)
         self._failures.append(f"{task.step.name}: {why}")
 

@@ -60,11 +60,6 @@ class RealKexec:
 KERNEL = RealKexec()
 
 
-def may_load(deed: str = "load a kernel", *, root: str = "/") -> None:
-    """Raise the Refusal that load() is certain to begin with. Costs no call, so it can be asked at any time."""
-    _Attempt(f"cannot {deed}", KERNEL, RUN_DIR, root, time.monotonic, time.sleep).refuse_beforehand()
-
-
 def load(
     target: BootTarget,
     *,

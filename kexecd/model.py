@@ -145,13 +145,6 @@ class Act(StrEnum):
     FIRMWARE = "firmware"
 
 
-class State(StrEnum):
-    NORMAL = "normal"
-    PREPARED = "prepared"
-    FROZEN = "frozen"
-    UPDATED = "updated"
-
-
 # What runs and what is mounted
 
 

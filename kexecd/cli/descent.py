@@ -55,20 +55,29 @@ def _descend(draft: Draft, *, force: bool, take_back: Callable[[], None], watche
         emit(Event(EventKind.ACT, clock.now(), text=text))
 
     alone = draft.plan.way is Way.NOW
+    executor = Executor(draft.plan, emit=emit, clock=clock)
     try:
         jump_when_dirty = force or draft.policy.on_dirty is OnDirty.KEXEC
-        result = Executor(draft.plan, emit=emit, clock=clock).run()
+        result = executor.run()
         act = result.act(draft.plan.act, jump_when_dirty=jump_when_dirty)
         if act is not draft.plan.act:
             tell("no kexec: the machine is not clean, it restarts through the firmware")
         finish(draft.init, act, alone=alone, force=jump_when_dirty, tell=tell)
     except NotRestarted as refusal:
         take_back()
-        os.write(watcher, (json.dumps({REFUSED: refusal.as_json(), "exit": refusal.exit_code}) + "\n").encode())
-    except BaseException:
+        _report(watcher, refusal)
+    except BaseException as error:
+        if not executor.committed:  # nothing has been asked to quit yet
+            take_back()
+            _report(watcher, NotRestarted("the restart was given up", f"kexecd failed: {error!r}"))
+            return
         # A bug of ours, at a moment when there may be nobody left: the machine still has to come back.
         tell(f"kexecd failed, restarting through the firmware: {traceback.format_exc()}")
         finish(draft.init, Act.FIRMWARE, alone=False, force=True, tell=tell)
+
+
+def _report(watcher: int, refusal: Refusal) -> None:
+    os.write(watcher, (json.dumps({REFUSED: refusal.as_json(), "exit": refusal.exit_code}) + "\n").encode())
 
 
 def _detach() -> None:
@@ -89,7 +98,10 @@ def _watch(reader: int, *, as_json: bool) -> ExitCode:
     """Print what is told until nobody tells any more."""
     with open(reader, encoding="utf-8", errors="replace") as lines:
         for line in lines:
-            record = json.loads(line)
+            try:
+                record = json.loads(line)
+            except ValueError:  # longer than what the pipe had room for; the one who writes does not wait
+                continue
             if REFUSED in record:
                 raise _refusal(record[REFUSED], record["exit"])
             event = parse(record)

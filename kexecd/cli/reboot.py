@@ -15,7 +15,7 @@ from kexecd.cli.descent import go_down
 from kexecd.cli.draft import Draft, draw_up
 from kexecd.cli.image import load_chosen
 from kexecd.cli.output import print_json
-from kexecd.errors import ExitCode
+from kexecd.errors import ExitCode, Refusal
 from kexecd.handoff import PendingHandoff
 from kexecd.kernel import sysfs
 from kexecd.lock import hold
@@ -64,17 +64,21 @@ def _prepare(draft: Draft, options: Namespace) -> tuple[ImageRecord | None, Call
 
 def _write_pending(draft: Draft, image: ImageRecord) -> None:
     entry_id = chosen(draft.seen).id if draft.seen else image.entry_id
-    handoff.write(
-        PendingHandoff(
-            nonce=image.nonce,
-            from_boot_id=sysfs.boot_id(),
-            from_release=sysfs.kernel_release(),
-            to_entry_id=entry_id,
-            to_version=image.version,
-            way=draft.plan.way,
-            requested_at=time.time(),
-        )
+    pending = PendingHandoff(
+        nonce=image.nonce,
+        from_boot_id=sysfs.boot_id(),
+        from_release=sysfs.kernel_release(),
+        to_entry_id=entry_id,
+        to_version=image.version,
+        way=draft.plan.way,
+        requested_at=time.time(),
     )
+    try:
+        handoff.write(pending)
+    except OSError as error:
+        what, why = "cannot restart this machine", f"the new boot's record cannot be written in {handoff.STATE_DIR}"
+        hint = "look whether that filesystem is full or read-only"
+        raise Refusal(what, why, hint=hint, errno=error.errno or 0) from error
 
 
 def _say(options: Namespace, draft: Draft, image: ImageRecord | None) -> None:

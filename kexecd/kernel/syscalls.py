@@ -17,9 +17,7 @@ from kexecd.kernel.guard import forbid_in_tests
 
 # include/uapi/linux/kexec.h
 KEXEC_FILE_UNLOAD = 0x1
-KEXEC_FILE_ON_CRASH = 0x2
 KEXEC_FILE_NO_INITRAMFS = 0x4
-KEXEC_FILE_DEBUG = 0x8
 KEXEC_ARCH_DEFAULT = 0 << 16
 
 # include/uapi/linux/reboot.h
@@ -34,9 +32,6 @@ MS_REMOUNT = 0x20
 MS_BIND = 0x1000
 
 # include/linux/fs.h
-MNT_FORCE = 0x1
-MNT_DETACH = 0x2
-MNT_EXPIRE = 0x4
 UMOUNT_NOFOLLOW = 0x8
 
 
