@@ -25,14 +25,10 @@ ENDED = -1
 """The errno of a call whose worker died or was killed: nobody knows how far it came."""
 
 
-def _sync() -> None:
-    os.sync()
-
-
 OPERATIONS: dict[str, Callable[..., None]] = {
     "umount": syscalls.umount,
     "remount-ro": syscalls.remount_read_only,
-    "sync": _sync,
+    "sync": os.sync,
     "swapoff": syscalls.swapoff,
     "loop-detach": block.detach,
     "sleep": signal.pause,  # never returns: what the tests need to prove that this does not matter
