@@ -138,6 +138,15 @@ class Way(StrEnum):
     NOW = "now"  # sync, everything read-only, jump
 
 
+class State(StrEnum):
+    """How far a restart has come; /run/kexecd/state.json, and what hooks are told (docs/hooks.md)."""
+
+    NORMAL = "normal"
+    PREPARED = "prepared"  # everyone who had a say has agreed; `kexecctl cancel` leads back
+    FROZEN = "frozen"  # nobody writes any more
+    UPDATED = "updated"  # in the new kernel, until its hooks have finished
+
+
 class Act(StrEnum):
     """The irreversible act at the end of a plan, as a value; kexecd/cli/reboot.py hands it to the one who does it."""
 
@@ -161,6 +170,15 @@ class Process:
     uid: int
     cgroup: str  # path in the unified hierarchy; empty where there is none
     kernel_thread: bool
+
+
+class ProcessClass(StrEnum):
+    """Who is asked to quit together; in this order."""
+
+    GUEST = "guest"  # a virtual machine or a container: has a whole system of its own to shut down
+    SESSION = "session"  # of a person who is logged in
+    SERVICE = "service"
+    REST = "rest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +236,7 @@ class EventKind(StrEnum):
     FAILED = "failed"  # a step failed; `text` says why
     NOTE = "note"  # something that a person would want to know
     UNDONE = "undone"  # a step was taken back
+    STATE = "state"  # the restart has reached the state in `text`
     COMMIT = "commit"  # from here on the machine goes down whatever happens
     VERDICT = "verdict"
     ACT = "act"  # the irreversible act follows
@@ -286,6 +305,7 @@ class Phase:
     share: how much of the time then left to the deadline this phase may use, 0..1.
     at_least: seconds that it gets even if the deadline has passed: disks are closed, however late it is.
     commit: the machine goes down from the start of this phase on, whatever happens.
+    reaches: the state that the restart is in when this phase has ended.
     """
 
     name: str
@@ -295,11 +315,15 @@ class Phase:
     share: float = 1.0
     at_least: float = 0.0
     commit: bool = False
+    reaches: State | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
+    """hurry: what is walked instead of the rest when somebody says --now meanwhile, or when who walks it dies."""
+
     way: Way
     act: Act
     within: float  # seconds until the deadline, from the start
     phases: tuple[Phase, ...]
+    hurry: tuple[Phase, ...] = ()

@@ -58,6 +58,8 @@ def as_text(event: Event) -> str:
             return f"{name}: {event.text}"
         case EventKind.UNDONE:
             return f"{name}: undone"
+        case EventKind.STATE:
+            return ""
         case EventKind.COMMIT:
             return f"commit point: {event.text}"
         case EventKind.VERDICT:
