@@ -7,16 +7,20 @@ line, so that a boot by any other way cannot be taken for ours.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
 
 from kexecd.kernel import files, sysfs
 from kexecd.model import NONCE_KEY, Way
+
+TYPE_CHECKING = False  # what the type checker takes for true; the module of that name costs as much as many of ours
+if TYPE_CHECKING:
+    from typing import Any
 
 STATE_DIR = "/var/lib/kexecd"
 PENDING = "pending.json"
@@ -99,6 +103,13 @@ def read(state_dir: str = STATE_DIR) -> PendingHandoff | None:
         raise Unreadable(f"it has no {error.args[0]}") from error
     except (ValueError, TypeError, RecursionError) as error:
         raise Unreadable("it is damaged or cut short") from error
+
+
+def expected(state_dir: str = STATE_DIR) -> PendingHandoff | None:
+    """What is written down now, as far as it can be read: what a restart that is given up puts back."""
+    with contextlib.suppress(Unreadable):
+        return read(state_dir)
+    return None
 
 
 def forget(state_dir: str = STATE_DIR) -> None:

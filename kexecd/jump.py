@@ -46,7 +46,8 @@ class Refused(Exception):
 
 
 def read(path: str) -> str:
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+    # A name may hold a carriage return, which the kernel does not escape.
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         return file.read()
 
 
@@ -63,7 +64,7 @@ def image_is_missing(paths: tuple[str, ...] = LOADED) -> bool:
 def writable_disks(mountinfo: str) -> list[tuple[str, str, str]]:
     """(mount point, source, type) of each filesystem with a disk below it that can still change; proc(5)."""
     found = {}
-    for line in mountinfo.splitlines():
+    for line in mountinfo.rstrip("\n").split("\n") if mountinfo else ():
         head, separator, tail = line.partition(" - ")
         left, right = head.split(" "), tail.split(" ")
         if not separator or len(left) < 6 or len(right) < 3:

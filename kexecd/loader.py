@@ -59,6 +59,8 @@ class RealKexec:
 
 KERNEL = RealKexec()
 
+loaded_record = record.loaded_record
+
 
 def load(
     target: BootTarget,
@@ -135,14 +137,6 @@ def unload(
     except OSError as error:
         attempt.refuse(attempt.cause(error), error)
     return loaded
-
-
-def loaded_record(run_dir: str = RUN_DIR, *, root: str = "/") -> ImageRecord | None:
-    """What we loaded, if that was in this boot and an image is still there.
-
-    Whether another program has loaded its own since then cannot be seen: the kernel does not say which image it has.
-    """
-    return record.read(run_dir, root) if sysfs.kexec_loaded(root) else None
 
 
 def _flaw(target: BootTarget, root: str) -> Cause | None:

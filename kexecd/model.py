@@ -138,6 +138,13 @@ class Way(StrEnum):
     NOW = "now"  # sync, everything read-only, jump
 
 
+class Ask(StrEnum):
+    """What may be asked of a restart that is under way (kexecd.control)."""
+
+    CANCEL = "cancel"  # take everything back; only before the commit point
+    NOW = "now"  # ask nobody any more
+
+
 class State(StrEnum):
     """How far a restart has come; /run/kexecd/state.json, and what hooks are told (docs/hooks.md)."""
 
@@ -159,16 +166,16 @@ class Act(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process as /proc shows it; (pid, start) names it for good, a pid alone does not."""
+    """A process as /proc/PID/stat shows it; (pid, start) names it for good, a pid alone does not."""
 
     pid: int
     ppid: int
+    session: int  # the pid of its session's leader
+    terminal: int  # device number of its controlling terminal, 0 without one
     start: int  # clock ticks since boot
     state: str  # R S D Z T ...
-    name: str
-    argv0: str
-    uid: int
-    cgroup: str  # path in the unified hierarchy; empty where there is none
+    name: str  # at most 15 characters of it
+    threads: int
     kernel_thread: bool
 
 
@@ -208,11 +215,29 @@ class Cleanliness(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What is left when the way down is done. Each item is a sentence without a full stop."""
+class Left:
+    """One thing that is left when the way down is done."""
 
-    dirt: tuple[str, ...] = ()
-    residue: tuple[str, ...] = ()
+    what: str  # "/data (/dev/vdb, ext4)"
+    why: str = ""  # "is still writable"
+    holders: tuple[str, ...] = ()  # "postgres (812, /data/wal)"
+
+    def __str__(self) -> str:
+        """A sentence without a full stop."""
+        held = ", held by " + ", ".join(self.holders[:3]) if self.holders else ""
+        more = f" and {len(self.holders) - 3} more" if len(self.holders) > 3 else ""
+        return f"{self.what} {self.why}".rstrip() + held + more
+
+    def as_json(self) -> dict[str, object]:
+        return {"what": self.what, "why": self.why, "holders": list(self.holders)}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is left when the way down is done: with dirt something would be lost, residue is only mentioned."""
+
+    dirt: tuple[Left, ...] = ()
+    residue: tuple[Left, ...] = ()
 
     @property
     def cleanliness(self) -> Cleanliness:
@@ -221,8 +246,15 @@ class Verdict:
         return Cleanliness.RESIDUE if self.residue else Cleanliness.CLEAN
 
     def sentence(self) -> str:
-        left = "; ".join((*self.dirt, *self.residue))
+        left = "; ".join(str(item) for item in (*self.dirt, *self.residue))
         return f"{self.cleanliness}: {left}" if left else str(self.cleanliness)
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "cleanliness": str(self.cleanliness),
+            "dirt": [left.as_json() for left in self.dirt],
+            "residue": [left.as_json() for left in self.residue],
+        }
 
 
 # The plan, its steps and what they tell
@@ -252,6 +284,7 @@ class Event:
     step: str = ""
     text: str = ""
     seconds: float = 0.0  # how long it took, where something ended
+    verdict: Verdict | None = None  # where kind is VERDICT
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +339,7 @@ class Phase:
     at_least: seconds that it gets even if the deadline has passed: disks are closed, however late it is.
     commit: the machine goes down from the start of this phase on, whatever happens.
     reaches: the state that the restart is in when this phase has ended.
+    essential: walked even if somebody says --now meanwhile: without an image there is nothing to jump into.
     """
 
     name: str
@@ -316,6 +350,7 @@ class Phase:
     at_least: float = 0.0
     commit: bool = False
     reaches: State | None = None
+    essential: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,6 +359,6 @@ class Plan:
 
     way: Way
     act: Act
-    within: float  # seconds until the deadline, from the start
+    within: float  # seconds from the commit point to the deadline
     phases: tuple[Phase, ...]
     hurry: tuple[Phase, ...] = ()

@@ -1,24 +1,43 @@
 # SPDX-License-Identifier: MIT
-"""(way, act, policy, survey, init) -> the ordered phases. Pure, and meant to be read from top to bottom.
+"""(way, act, policy, survey, parts) -> the ordered phases. Pure, and meant to be read from top to bottom.
 
 Priorities: 0 is first, 10000 the default of a hook, 20000 last; the act itself is the last thing before the machine is
-reset. Phases run in order, the steps of a phase run in parallel.
+reset. Phases run in order, the steps of a phase run in parallel. What lies below COMMIT_POINT can be undone, and is
+when something there fails; the first phase that does not is where the machine begins to go down.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kexecd.config.policy import Policy
-from kexecd.model import Act, Phase, Plan, Process, Step, Way
+from kexecd.model import Act, Phase, Plan, Process, State, Step, Way
 from kexecd.teardown.announce import Announce
-from kexecd.teardown.filesystems import PATIENCE, ReadOnly, Sync, Unmount, Verify
+from kexecd.teardown.filesystems import PATIENCE, SETTLING, ReadOnly, Settle, Unmount
 from kexecd.teardown.processes import QuitProcesses
 from kexecd.teardown.survey import Survey
+from kexecd.teardown.sync import Sync
+from kexecd.teardown.verdict import Verify
+
+COMMIT_POINT = 5000
+"""A TERM cannot be taken back: this is where the first one is sent."""
+
+CLOSED = 11000
+"""Behind this nobody writes any more but the kernel."""
+
+PREPARE = (1000, 3999)
+FREEZE = (9000, 2000)
+"""Where the hooks of the administrator go, from priority 0 to 20000 of theirs: the first priority, and how many."""
 
 CLOSING = PATIENCE + 2.0
 """Seconds for a phase that closes disks, also past the deadline: enough for one call to use up its patience."""
+
+LOADING = 120.0
+"""Seconds for an image: a large initrd from a slow disk, read twice. Nothing is down yet, and nobody in a hurry."""
+
+ASKING = 30.0
+"""Seconds for PID 1 to accept a restart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,28 +47,76 @@ class ServiceSteps:
     covered: who these steps quit already.
     """
 
+    guests: tuple[Step, ...] = ()
+    sessions: tuple[Step, ...] = ()
     services: tuple[Step, ...] = ()
     basics: tuple[Step, ...] = ()
     covered: frozenset[Process] = frozenset()
 
 
-def build(way: Way, act: Act, policy: Policy, survey: Survey, services: ServiceSteps, *, going_to: str) -> Plan:
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the steps of a plan are taken from, beside what is seen on this machine.
+
+    load, record: put what is to be booted into memory, if it is not there, and write down that it will be.
+    drop: what a restart through the firmware does with an image. hand_over: asks PID 1 to do the whole work.
+    prepare, freeze: the administrator's hooks, in phases of their own.
+    """
+
+    services: ServiceSteps = ServiceSteps()
+    load: tuple[Step, ...] = ()
+    record: tuple[Step, ...] = ()
+    drop: tuple[Step, ...] = ()
+    hand_over: tuple[Step, ...] = ()
+    prepare: tuple[Phase, ...] = ()
+    freeze: tuple[Phase, ...] = ()
+
+
+def build(way: Way, act: Act, policy: Policy, survey: Survey, parts: Parts, *, going_to: str) -> Plan:
     """The plan of one way. `going_to` names what comes up afterwards ("Linux 6.12.9"), for the people who are told."""
-    phases = {Way.ORDERLY: _orderly, Way.FAST: _fast, Way.NOW: _now}[way](policy, survey, services, going_to)
-    return Plan(way, act, policy.within, tuple(sorted(phases, key=lambda phase: phase.priority)))
+    rest = {Way.ORDERLY: _orderly, Way.FAST: _fast, Way.NOW: _now}[way](policy, survey, parts, going_to)
+    phases = _marked((*_image(parts), *rest))
+    return Plan(way, act, policy.within, phases, _marked(_closing(survey, parts)) if way is Way.FAST else ())
 
 
-def _fast(policy: Policy, survey: Survey, services: ServiceSteps, going_to: str) -> tuple[Phase, ...]:
-    others = tuple(process for process in survey.processes if process not in services.covered)
+def _image(parts: Parts) -> tuple[Phase, ...]:
     return (
         Phase(
-            "announce", 100, "people first: they may still save something",
+            "load", 50, "first of all, as long as every disk is there and everything can still be left as it is",
+            parts.load,
+            share=0.0, at_least=LOADING, essential=True,
+        ),
+        Phase(
+            "record", 60, "the new kernel is told what it was to be",
+            parts.record,
+            share=0.0, at_least=LOADING, essential=True,
+        ),
+    )
+
+
+def _fast(policy: Policy, survey: Survey, parts: Parts, going_to: str) -> tuple[Phase, ...]:
+    services = parts.services
+    others = tuple(process for process in survey.processes if process not in services.covered)
+    return (
+        *parts.prepare,
+        Phase(
+            "announce", 4999, "people, as soon as it is certain: they may still save something",
             (_announcement(policy, survey, going_to),),
         ),
         Phase(
-            "services", 6000, "what init would start again is stopped by init; the first TERM is the commit point",
-            (*services.services, Sync(early=True)),
-            share=0.6, commit=True,
+            "guests", 5000, "virtual machines and containers have a whole system of their own to shut down",
+            services.guests,
+            share=0.5,
+        ),
+        Phase(
+            "sessions", 5500, "people's programs, while the services that they use are there",
+            services.sessions,
+            share=0.4,
+        ),
+        Phase(
+            "services", 6000, "what init would start again is stopped by init",
+            (*services.services, *parts.drop, Sync(early=True)),
+            share=0.6,
         ),
         Phase(
             "basics", 7000, "what services talk to while they stop: the bus, the log, the device manager",
@@ -61,6 +128,7 @@ def _fast(policy: Policy, survey: Survey, services: ServiceSteps, going_to: str)
             (QuitProcesses(policy.grace_processes, others),),
             share=0.8,
         ),
+        *parts.freeze,
         Phase(
             "sync", 12000, "before unmounting, so that an unmount has nothing left to wait for",
             (Sync(),),
@@ -76,30 +144,42 @@ def _fast(policy: Policy, survey: Survey, services: ServiceSteps, going_to: str)
             (ReadOnly(preview=survey.mounts),),
             at_least=CLOSING,
         ),
-        Phase(
-            "verdict", 18000, "believe nothing: look again",
-            (Verify(),),
-            at_least=1.0,
-        ),
+        *_end(),
     )
 
 
-def _now(policy: Policy, survey: Survey, services: ServiceSteps, going_to: str) -> tuple[Phase, ...]:
-    del services  # nobody is asked
+def _now(policy: Policy, survey: Survey, parts: Parts, going_to: str) -> tuple[Phase, ...]:
     return (
         Phase(
-            "announce", 100, "people first, although they cannot do much",
+            "announce", 4999, "people, although they cannot do much",
             (_announcement(policy, survey, going_to),),
         ),
+        *_closing(survey, parts),
+    )
+
+
+def _closing(survey: Survey, parts: Parts) -> tuple[Phase, ...]:
+    return (
         Phase(
             "sync", 12000, "most of the data, while writers still run",
-            (Sync(),),
+            (*parts.drop, Sync()),
             at_least=math.inf,  # bounded by its own progress
         ),
         Phase(
-            "read-only", 15000, "the rest, and writers are turned away: the commit point",
+            "read-only", 15000, "the rest, and writers are turned away",
             (ReadOnly(forced=True, preview=survey.mounts),),
-            commit=True, at_least=CLOSING,
+            at_least=CLOSING,
+        ),
+        *_end(),
+    )
+
+
+def _end() -> tuple[Phase, ...]:
+    return (
+        Phase(
+            "settle", 16000, "an array that is not marked clean is checked for hours in the next boot",
+            (Settle(),),
+            at_least=SETTLING + 1.0,
         ),
         Phase(
             "verdict", 18000, "believe nothing: look again",
@@ -109,11 +189,34 @@ def _now(policy: Policy, survey: Survey, services: ServiceSteps, going_to: str) 
     )
 
 
-def _orderly(policy: Policy, survey: Survey, services: ServiceSteps, going_to: str) -> tuple[Phase, ...]:
-    del policy, survey, services, going_to  # PID 1 announces, stops, unmounts and jumps in its own order
-    return ()
+def _orderly(policy: Policy, survey: Survey, parts: Parts, going_to: str) -> tuple[Phase, ...]:
+    del policy, survey, going_to  # PID 1 announces, stops, unmounts and jumps in its own order
+    return (
+        *parts.prepare,
+        Phase(
+            "hand over", 4999, "the rest is PID 1's, in its own order",
+            parts.hand_over,
+            share=0.0, at_least=ASKING,
+        ),
+    )
 
 
 def _announcement(policy: Policy, survey: Survey, going_to: str) -> Announce:
     terminals = survey.terminals if policy.announce else ()
     return Announce(f"This machine restarts now into {going_to}.", terminals)
+
+
+def _marked(phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
+    """In order and without those that have nothing to do; marked where it is decided, and which states are reached."""
+    ordered = sorted((phase for phase in phases if phase.steps), key=lambda phase: phase.priority)
+    before = [phase for phase in ordered if phase.priority < COMMIT_POINT]
+    open_ = [phase for phase in ordered if COMMIT_POINT <= phase.priority <= CLOSED]
+    after = [phase for phase in ordered if phase.priority > CLOSED]
+    if before:
+        before[-1] = replace(before[-1], reaches=State.PREPARED)
+    if open_:
+        open_[-1] = replace(open_[-1], reaches=State.FROZEN)
+    down = [*open_, *after]
+    if down:
+        down[0] = replace(down[0], commit=True)
+    return (*before, *down)

@@ -11,10 +11,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
 
 from kexecd.kernel import files, sysfs
 from kexecd.model import FileRecord, ImageRecord, LoadMethod, OpenFile
+
+TYPE_CHECKING = False  # what the type checker takes for true; the module of that name costs as much as many of ours
+if TYPE_CHECKING:
+    from typing import Any
 
 RUN_DIR = "/run/kexecd"
 NAME = "image.json"
@@ -44,6 +47,14 @@ def read(run_dir: str, root: str = "/") -> ImageRecord | None:
         return _parse(fields) if fields["boot_id"] == sysfs.boot_id(root) else None
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
+
+
+def loaded_record(run_dir: str = RUN_DIR, *, root: str = "/") -> ImageRecord | None:
+    """What we loaded, if that was in this boot and an image is still there.
+
+    Whether another program has loaded its own since then cannot be seen: the kernel does not say which image it has.
+    """
+    return read(run_dir, root) if sysfs.kexec_loaded(root) else None
 
 
 def remove(run_dir: str) -> None:

@@ -3,27 +3,29 @@
 
 With `--from DIR` all of it is another installed system's, mounted at DIR: its settings, its kernels, its command line.
 Of this machine only its architecture counts then.
+
+The modules of that half are imported where it is walked: a restart into an image that is in memory already needs none
+of them, and they take twice as long as all the others of it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from kexecd import bootmount
-from kexecd.config.policy import Choosing, read_policy
-from kexecd.config.settings import Settings, read_settings
-from kexecd.discover import select, sources
 from kexecd.errors import ExitCode, NoEntry, Refusal
-from kexecd.handoff import new_nonce
 from kexecd.kernel import sysfs
-from kexecd.kernel.cmdline import Edits
 from kexecd.kernel.files import join_root
 from kexecd.model import BootEntry, BootTarget, Choice, Found, Source
-from kexecd.target import make_target
+
+TYPE_CHECKING = False  # what the type checker takes for true; the module of that name costs as much as many of ours
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from kexecd.config.settings import Settings
+    from kexecd.kernel.cmdline import Edits
 
 OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
 
@@ -47,6 +49,11 @@ class Look:
 
 def look(root: str, explicit: str | None = None, *, foreign: bool = False) -> Look:
     """What could be booted below `root`, and what would be. Raises BadConfig."""
+    from kexecd import bootmount  # late, as all of these: see above
+    from kexecd.config.policy import Choosing, read_policy
+    from kexecd.config.settings import read_settings
+    from kexecd.discover import select, sources
+
     settings = read_settings(root)
     newest = read_policy(root).choice is Choosing.NEWEST
     offer = sources.look(
@@ -67,6 +74,9 @@ def look(root: str, explicit: str | None = None, *, foreign: bool = False) -> Lo
 @contextlib.contextmanager
 def boot_partitions(root: str = "/") -> Iterator[None]:
     """Have this machine's boot partitions mounted for a look and a load, unless the settings do not want it."""
+    from kexecd import bootmount  # late: see above
+    from kexecd.config.settings import read_settings
+
     settings = read_settings(root)
     with bootmount.mounted(settings.boot_dir) if root == "/" and settings.mount_boot else contextlib.nullcontext():
         yield
@@ -94,8 +104,8 @@ def look_for(options: Namespace, root: str = "/") -> Look:
 
 def names_image(options: Namespace) -> bool:
     """Whether the options say anything about what is to be booted, so that an image in memory is not meant."""
-    named = (options.entry, options.kernel, options.initrd, options.from_root)
-    return any(value is not None for value in named) or bool(edits(options))
+    named = (options.entry, options.kernel, options.initrd, options.from_root, options.cmdline)
+    return any(value is not None for value in named) or bool(options.remove or options.set or any(options.append or ()))
 
 
 def chosen(seen: Look) -> BootEntry:
@@ -110,6 +120,9 @@ def chosen(seen: Look) -> BootEntry:
 
 def target_for(options: Namespace, seen: Look, root: str = "/") -> BootTarget:
     """The entry made final; its files are open, and the caller's. Raises a Refusal."""
+    from kexecd.handoff import new_nonce  # late: see above
+    from kexecd.target import make_target
+
     return make_target(
         chosen(seen),
         seen.settings,
@@ -123,6 +136,8 @@ def target_for(options: Namespace, seen: Look, root: str = "/") -> BootTarget:
 
 
 def edits(options: Namespace) -> Edits:
+    from kexecd.kernel.cmdline import Edits  # late: see above
+
     return Edits(
         line=options.cmdline,
         remove=tuple(options.remove or ()),

@@ -2,7 +2,8 @@
 """Walking the plan from a process that outlives whoever asked for it.
 
 kexecctl itself sits in the session or the service that the plan ends. So the plan is walked by a child in a session and
-a control group of its own, and kexecctl only shows the events for as long as it lives.
+a control group of its own, and kexecctl only shows the events for as long as it lives. Beside the walker waits its
+standby (kexecd.standby): killed, the walker is replaced by it, which walks what is left in the next shorter way.
 """
 
 from __future__ import annotations
@@ -13,23 +14,34 @@ import os
 import signal
 import sys
 import traceback
-from argparse import Namespace
-from collections.abc import Callable
+from dataclasses import replace
+from enum import IntEnum
 
+from kexecd import state
 from kexecd.cli.draft import Draft
+from kexecd.cli.steps import refusal_from
 from kexecd.config.policy import OnDirty
+from kexecd.control import Door
 from kexecd.errors import ExitCode, NotRestarted, Refusal
-from kexecd.executor import Executor, RealClock
-from kexecd.init.finish import finish
+from kexecd.executor import UNDONE, Executor, RealClock, steps_of, undo
+from kexecd.init import finish
 from kexecd.kernel import cgroup
-from kexecd.model import Act, Event, EventKind, Way
+from kexecd.model import Act, Event, EventKind, Phase, State, Step, Way
 from kexecd.record import RUN_DIR
 from kexecd.report.events import EVENTS_FILE, Sinks, as_text, open_quietly, parse
+from kexecd.standby import Standby
 
-REFUSED = "refused"
+
+class Attempt(IntEnum):
+    """What a walker still tries, where the one before it was killed or got stuck."""
+
+    WHOLE = 0  # the plan
+    REST = 1  # what comes after the commit point, again: what has been done already takes no time
+    HURRY = 2  # close the disks
+    BARE = 3  # restart through the firmware: whatever is left is what kills us
 
 
-def go_down(draft: Draft, options: Namespace, take_back: Callable[[], None]) -> ExitCode:
+def go_down(draft: Draft, *, force: bool, as_json: bool) -> ExitCode:
     """Walk the plan to the irreversible act. Comes back with the reason if it was given up, else only for a while."""
     reader, writer = os.pipe()
     sys.stdout.flush()
@@ -37,47 +49,125 @@ def go_down(draft: Draft, options: Namespace, take_back: Callable[[], None]) -> 
     if os.fork() == 0:
         os.close(reader)
         try:
-            _descend(draft, force=options.force, take_back=take_back, watcher=writer)
+            Descent(draft, force=force, watcher=writer).walk(Attempt.WHOLE)
         finally:
             os._exit(ExitCode.FAILURE)
     os.close(writer)
-    return _watch(reader, as_json=options.json)
+    return _watch(reader, as_json=as_json)
 
 
-def _descend(draft: Draft, *, force: bool, take_back: Callable[[], None], watcher: int) -> None:
-    _detach()
-    events = open_quietly(os.path.join(RUN_DIR, EVENTS_FILE), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.set_blocking(watcher, False)
-    emit = Sinks(text=open_quietly("/dev/console", os.O_WRONLY), lines=(*events, watcher))
-    clock = RealClock()
+class Descent:
+    """watcher: a pipe to whoever asked; it gets the events, and the Refusal if there is one."""
 
-    def tell(text: str) -> None:
-        emit(Event(EventKind.ACT, clock.now(), text=text))
+    def __init__(self, draft: Draft, *, force: bool, watcher: int) -> None:
+        self._draft, self._force, self._watcher = draft, force, watcher
+        self._clock = RealClock()
+        _detach()
+        os.set_blocking(watcher, False)
+        events = open_quietly(os.path.join(RUN_DIR, EVENTS_FILE), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        self._sinks = Sinks(text=open_quietly("/dev/console", os.O_WRONLY), lines=(*events, watcher))
+        self._door: Door | None = None
 
-    alone = draft.plan.way is Way.NOW
-    executor = Executor(draft.plan, emit=emit, clock=clock)
-    try:
-        jump_when_dirty = force or draft.policy.on_dirty is OnDirty.KEXEC
-        result = executor.run()
-        act = result.act(draft.plan.act, jump_when_dirty=jump_when_dirty)
-        if act is not draft.plan.act:
-            tell("no kexec: the machine is not clean, it restarts through the firmware")
-        finish(draft.init, act, alone=alone, force=jump_when_dirty, tell=tell)
-    except NotRestarted as refusal:
-        take_back()
-        _report(watcher, refusal)
-    except BaseException as error:
-        if not executor.committed:  # nothing has been asked to quit yet
-            take_back()
-            _report(watcher, NotRestarted("the restart was given up", f"kexecd failed: {error!r}"))
-            return
-        # A bug of ours, at a moment when there may be nobody left: the machine still has to come back.
-        tell(f"kexecd failed, restarting through the firmware: {traceback.format_exc()}")
-        finish(draft.init, Act.FIRMWARE, alone=False, force=True, tell=tell)
+    def walk(self, attempt: Attempt) -> None:
+        """Returns when the restart was given up, or left to PID 1."""
+        standby = None
+        if attempt is Attempt.WHOLE:
+            self._door = Door(RUN_DIR)
+        if attempt < Attempt.BARE:
+            standby = Standby(
+                self._give_back,
+                lambda end: self._take_over(end, Attempt(attempt + 1)),
+                committed=attempt is not Attempt.WHOLE,
+            )
+        plan = replace(self._draft.plan, phases=self._phases(attempt))
+        executor = Executor(
+            plan,
+            emit=self._emit,
+            clock=self._clock,
+            witness=standby,
+            control=self._door,
+            committed=attempt is not Attempt.WHOLE,
+        )
+        try:
+            result = executor.run()
+        except Refusal as refusal:
+            _report(self._watcher, refusal)
+        except BaseException as error:
+            # A bug of ours. Once somebody has been asked to quit, the standby goes on from here.
+            if executor.committed:
+                self._note(f"kexecd failed: {traceback.format_exc()}")
+                os._exit(ExitCode.FAILURE)
+            executor.give_up()
+            _report(self._watcher, NotRestarted("the restart was given up", f"kexecd failed: {error!r}"))
+        else:
+            if result.committed:
+                self._finish(result.act(plan.act, jump_when_dirty=self._jump_when_dirty), attempt, standby)
+            self._tell(f"{self._draft.init.name} takes this machine down now, into {self._draft.going_to}")
+        if self._door:
+            self._door.close()
+        if standby:
+            standby.over()
+
+    @property
+    def _jump_when_dirty(self) -> bool:
+        return self._force or self._draft.policy.on_dirty is OnDirty.KEXEC
+
+    def _phases(self, attempt: Attempt) -> tuple[Phase, ...]:
+        plan = self._draft.plan
+        match attempt:
+            case Attempt.WHOLE:
+                return plan.phases
+            case Attempt.REST:
+                first = next(number for number, phase in enumerate(plan.phases) if phase.commit)
+                return plan.phases[first:]
+            case Attempt.HURRY:
+                return plan.hurry or plan.phases[-3:]
+            case Attempt.BARE:
+                return ()
+
+    def _finish(self, act: Act, attempt: Attempt, standby: Standby | None) -> None:
+        if attempt is Attempt.BARE:
+            act = Act.FIRMWARE
+        if act is not self._draft.plan.act:
+            self._note("no kexec: the machine is not clean, it restarts through the firmware")
+        if standby:
+            standby.last()
+        finish.finish(self._draft.init, act, alone=self._draft.plan.way is Way.NOW, tell=self._tell)
+
+    def _give_back(self, begun: tuple[int, ...]) -> None:
+        """In the standby, when the walker was killed before the commit point."""
+        steps = steps_of(self._draft.plan)
+        undo([steps[number] for number in begun], self._say, lambda: None)
+        if self._door:
+            self._door.close()
+        _report(self._watcher, NotRestarted("the restart was given up", "kexecd was killed", instead=UNDONE))
+
+    def _take_over(self, end: str, attempt: Attempt) -> None:
+        """In the standby, when the walker was killed after it."""
+        self._note(f"{end}: the standby goes on")
+        self.walk(attempt)
+
+    def _tell(self, text: str) -> None:
+        self._emit(Event(EventKind.ACT, self._clock.now(), text=text))
+
+    def _note(self, text: str) -> None:
+        self._emit(Event(EventKind.NOTE, self._clock.now(), text=text))
+
+    def _say(self, kind: EventKind, step: Step | None, text: str) -> None:
+        self._emit(Event(kind, self._clock.now(), step=step.name if step else "", text=text))
+
+    def _emit(self, event: Event) -> None:
+        self._sinks(event)
+        if event.kind is EventKind.STATE:
+            plan, loaded = self._draft.plan, self._draft.seen is not None
+            with contextlib.suppress(OSError):  # what nobody can read afterwards stops nothing
+                state.reached(State(event.text), plan.way, plan.act, loaded=loaded, run_dir=RUN_DIR)
 
 
 def _report(watcher: int, refusal: Refusal) -> None:
-    os.write(watcher, (json.dumps({REFUSED: refusal.as_json(), "exit": refusal.exit_code}) + "\n").encode())
+    told = {"refused": refusal.as_json(), "errno": refusal.errno, "exit": refusal.exit_code}
+    with contextlib.suppress(OSError):  # nobody waits for it any more
+        os.write(watcher, (json.dumps(told) + "\n").encode())
 
 
 def _detach() -> None:
@@ -102,8 +192,8 @@ def _watch(reader: int, *, as_json: bool) -> ExitCode:
                 record = json.loads(line)
             except ValueError:  # longer than what the pipe had room for; the one who writes does not wait
                 continue
-            if REFUSED in record:
-                raise _refusal(record[REFUSED], record["exit"])
+            if "refused" in record:
+                raise refusal_from(record)
             event = parse(record)
             if as_json:
                 print(line, end="", flush=True)
@@ -112,7 +202,3 @@ def _watch(reader: int, *, as_json: bool) -> ExitCode:
             if event.kind is EventKind.ACT:
                 return ExitCode.OK
     raise NotRestarted("the restart was not finished", "the process that walked the plan has ended", instead="unknown")
-
-
-def _refusal(told: dict[str, str], exit_code: int) -> Refusal:
-    return Refusal(told["what"], told["why"], instead=told["instead"], hint=told["hint"], exit_code=ExitCode(exit_code))

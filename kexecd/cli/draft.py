@@ -6,17 +6,22 @@ from __future__ import annotations
 from argparse import Namespace
 from dataclasses import dataclass, replace
 
+from kexecd import handoff
 from kexecd.cli.choosing import Look, chosen, look_for, names_image, target_for
+from kexecd.cli.steps import DropImage, HandOver, Load, WriteDown
+from kexecd.config.hooks import read_hooks
 from kexecd.config.policy import Policy, read_policy
 from kexecd.errors import ExitCode, Refusal
+from kexecd.init import finish
 from kexecd.init.base import Init
 from kexecd.init.detect import detect
 from kexecd.kernel import cmdline, sysfs
 from kexecd.loader import loaded_record
-from kexecd.model import Act, BootEntry, ImageRecord, Plan, Way
-from kexecd.plan import ServiceSteps, build
+from kexecd.model import Act, BootEntry, ImageRecord, Phase, Plan, State, Way
+from kexecd.plan import FREEZE, PREPARE, Parts, build
 from kexecd.target import opened
-from kexecd.teardown.survey import survey
+from kexecd.teardown.hooks import HookCall, HookFacts, phases
+from kexecd.teardown.survey import Survey, survey
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +47,8 @@ class Draft:
     def last(self) -> str:
         """What happens after the last phase, in words."""
         if self.plan.way is Way.ORDERLY:
-            return self.init.describe_restart(self.plan.act)
-        if self.plan.way is Way.NOW:
-            return f"call reboot(2): {self.plan.act}"
-        return self.init.describe_finish(self.plan.act)
+            return f"{self.init.name} stops everything, in its own order, and restarts"
+        return finish.describe(self.init, self.plan.act, alone=self.plan.way is Way.NOW)
 
 
 def draw_up(options: Namespace, *, root: str = "/") -> Draft:
@@ -63,12 +66,50 @@ def draw_up(options: Namespace, *, root: str = "/") -> Draft:
         if not loaded:
             seen = look_for(options, root)
             chosen(seen)
-    seen_here = survey(root)
-    services = ServiceSteps()
+    here = survey(root)
+    parts = _image_parts(options, way, act, seen, here, root)
     if way is Way.FAST and root == "/":
-        services = init.services(policy.grace_services, seen_here.processes)
-    plan = build(way, act, policy, seen_here, services, going_to=going_to(act, loaded, seen))
+        parts = replace(parts, services=init.services(policy.grace_services, here.processes))
+    prepare, freeze = _hooks(way, act, policy, loaded, seen, root)
+    parts = replace(parts, hand_over=(HandOver(init, act),), prepare=prepare, freeze=freeze)
+    plan = build(way, act, policy, here, parts, going_to=going_to(act, loaded, seen))
     return Draft(init, policy, plan, loaded, seen)
+
+
+def _hooks(
+    way: Way, act: Act, policy: Policy, loaded: ImageRecord | None, seen: Look | None, root: str
+) -> tuple[tuple[Phase, ...], tuple[Phase, ...]]:
+    """The administrator's hooks that prepare and that freeze; --now asks nobody, so also none of them."""
+    hooks = read_hooks(root) if way is not Way.NOW else ()
+    entry = seen.choice.entry if seen else None
+    facts = HookFacts(
+        way=way,
+        act=act,
+        state=State.NORMAL,
+        kernel=loaded.kernel.path if loaded else entry.kernel if entry else "",
+        version=loaded.version if loaded else entry.version if entry else "",
+        cmdline=loaded.cmdline if loaded else (entry.cmdline or "") if entry else "",
+        within=policy.within,
+        nonce=loaded.nonce if loaded else "",
+    )
+    late = replace(facts, state=State.PREPARED)
+    return (
+        phases(hooks, HookCall.PREPARE, facts, base=PREPARE[0], span=PREPARE[1]),
+        phases(hooks, HookCall.FREEZE, late, base=FREEZE[0], span=FREEZE[1]),
+    )
+
+
+def _image_parts(options: Namespace, way: Way, act: Act, seen: Look | None, here: Survey, root: str) -> Parts:
+    if act is Act.FIRMWARE:
+        return Parts(drop=(DropImage(),))
+    if root != "/":
+        before = pending = None
+    else:
+        before, pending = loaded_record(), handoff.expected()
+    if seen is None:
+        return Parts(record=(WriteDown(way, before=pending),))
+    mounted = frozenset(mount.point for mount in here.mounts)
+    return Parts(load=(Load(seen, options, before, mounted),), record=(WriteDown(way, chosen(seen).id, pending),))
 
 
 def going_to(act: Act, loaded: ImageRecord | None, seen: Look | None) -> str:

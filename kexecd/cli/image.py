@@ -20,7 +20,9 @@ from kexecd.target import opened
 def load(options: Namespace) -> ExitCode:
     with hold(RUN_DIR, "load a kernel"), boot_partitions():
         seen = look_for(options)
-        record = load_chosen(options, seen)
+        record, remarks = load_chosen(options, seen)
+    for remark in remarks:
+        print(f"note: {remark}", file=sys.stderr)
     if options.json:
         print_json({"image": asdict(record), "reason": seen.choice.reason})
     else:
@@ -29,14 +31,12 @@ def load(options: Namespace) -> ExitCode:
     return ExitCode.OK
 
 
-def load_chosen(options: Namespace, seen: Look) -> ImageRecord:
-    """Open, check and load what was chosen; what a person should know about it goes to stderr."""
+def load_chosen(options: Namespace, seen: Look) -> tuple[ImageRecord, tuple[str, ...]]:
+    """Open, check and load what was chosen; returns what is loaded, and what a person should know about it."""
     wishes = seen.settings.kexec_options
     with opened(target_for(options, seen)) as target:
         record = loader.load(target, method=wishes.method, passed=wishes.for_tools)
-        for remark in target.entry.remarks:
-            print(f"note: {remark}", file=sys.stderr)
-        return record
+        return record, target.entry.remarks
 
 
 def unload(options: Namespace) -> ExitCode:

@@ -6,23 +6,27 @@ Each command's module is imported when it is called: cold start is part of the p
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
-from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple
 
 from kexecd import __version__
 from kexecd.errors import ExitCode, Refusal
 
+TYPE_CHECKING = False  # what the type checker takes for true; the module of that name costs more than this one
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+    from collections.abc import Callable
 
 
-class Command(NamedTuple):
-    name: str
-    module: str  # of kexecd.cli, with a function of the command's name
-    help: str
-    options: tuple[Callable[[ArgumentParser], object], ...]
+class Command:
+    """module: of kexecd.cli, with a function of the command's name. options: what adds them to its parser."""
+
+    def __init__(
+        self, name: str, module: str, help: str, options: tuple[Callable[[ArgumentParser], object], ...]
+    ) -> None:
+        self.name, self.module, self.help, self.options = name, module, help, options
 
 
 def _json(parser: ArgumentParser) -> None:
@@ -69,6 +73,9 @@ COMMANDS = (
     Command("config", "config", "the settings in effect, and where each comes from", (_root, _json)),
     Command("status", "status", "what is loaded, and how this boot was reached", (_json,)),
     Command("reboot", "reboot", "restart into the new kernel", (_target, _way, _reboot, _json)),
+    Command("hooks", "hooks", "the administrator's own steps, in order", (_root, _json)),
+    Command("finish", "finish", "in the new kernel: let the hooks take up again what they laid aside", (_json,)),
+    Command("cancel", "cancel", "take a restart back, as long as nobody has been asked to quit", (_json,)),
 )
 
 
@@ -78,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments == ["--version"]:
         print(f"kexecctl {__version__}")
         return ExitCode.OK
-    options = parser().parse_args(arguments)
+    options = parser(arguments[0] if arguments else "").parse_args(arguments)
     try:
         run: Callable[[Namespace], ExitCode] = getattr(import_module(f"kexecd.cli.{options.module}"), options.command)
         return run(options)
@@ -90,25 +97,49 @@ def main(arguments: list[str] | None = None) -> int:
         return ExitCode.FAILURE
 
 
-def parser() -> ArgumentParser:
-    from argparse import ArgumentParser
+def parser(asked: str = "") -> ArgumentParser:
+    """Of all commands, or of the one that is asked for: the others' options cost as much as some of them do."""
+    from argparse import ArgumentParser, HelpFormatter
 
-    top = ArgumentParser(prog="kexecctl", description="Restart Linux into the right kernel, without the firmware.")
+    # Told its width, argparse does not import shutil, and with it every compressor, to find that out.
+    def formatter(prog: str) -> HelpFormatter:
+        return HelpFormatter(prog, width=width)
+
+    width = _columns() - 2
+    about = "Restart Linux into the right kernel, without the firmware."
+    top = ArgumentParser(prog="kexecctl", description=about, formatter_class=formatter)
     top.add_argument("--version", action="version", version=f"kexecctl {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        sub = commands.add_parser(command.name, help=command.help, description=command.help, allow_abbrev=False)
+    for command in [one for one in COMMANDS if one.name == asked] or COMMANDS:
+        sub = commands.add_parser(
+            command.name,
+            help=command.help,
+            description=command.help,
+            formatter_class=formatter,
+            allow_abbrev=False,
+        )
         sub.set_defaults(module=command.module)
         for add in command.options:
             add(sub)
     return top
 
 
+def _columns() -> int:
+    """Of the terminal, as shutil.get_terminal_size has it."""
+    with contextlib.suppress(ValueError):
+        if (told := int(os.environ.get("COLUMNS", "0"))) > 0:
+            return told
+    try:
+        return os.get_terminal_size(1).columns or 80
+    except OSError:
+        return 80
+
+
 def refused(refusal: Refusal, *, as_json: bool) -> ExitCode:
     if as_json:
         import json
 
-        print(json.dumps({"schema": 1, "refused": refusal.as_json()}, indent=2))
+        print(json.dumps({"schema": 1, "refused": refusal.as_json()}))
     print(f"kexecctl: {refusal.sentence()}", file=sys.stderr)
     if refusal.hint:
         print(f"  hint: {refusal.hint}", file=sys.stderr)

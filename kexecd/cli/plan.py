@@ -4,12 +4,20 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 
 from kexecd.cli.choosing import boot_partitions
 from kexecd.cli.draft import Draft, Line, command_line, draw_up
-from kexecd.cli.output import print_json
+from kexecd.cli.output import print_json, print_table, size
 from kexecd.errors import ExitCode
-from kexecd.model import Way
+from kexecd.model import ProcessClass, Way
+from kexecd.teardown.survey import Occupant, occupants, running
+
+MOST_OF_A_CLASS = 12
+"""Rows that are printed of each class, those with something open for writing first; --json has them all."""
+
+MOST_FILES = 3
+"""Files that are printed in one row."""
 
 
 def plan(options: Namespace) -> ExitCode:
@@ -22,13 +30,18 @@ def present(options: Namespace, root: str) -> None:
     with boot_partitions(root):
         draft = draw_up(options, root=root)
         line = command_line(draft, options, root)
+    # Of another system's tree nobody runs, and with --now nobody is asked.
+    everyone = running() if root == "/" and draft.plan.way is not Way.NOW else ()
+    seen = occupants(everyone)
     if options.json:
-        print_json(as_json(draft, line))
+        print_json(as_json(draft, line, seen, len(everyone) - len(seen)))
     else:
         _print(draft, line)
+        _print_occupants(seen, len(everyone) - len(seen))
 
 
-def as_json(draft: Draft, line: Line | None) -> dict[str, object]:
+def as_json(draft: Draft, line: Line | None, seen: Sequence[Occupant], more: int) -> dict[str, object]:
+    """`more`: those who would be asked as well, and about whom nothing was read."""
     entry = draft.seen.choice.entry if draft.seen else None
     added, removed = line.difference() if line else ((), ())
     return {
@@ -60,6 +73,19 @@ def as_json(draft: Draft, line: Line | None) -> dict[str, object]:
             for phase in draft.plan.phases
         ],
         "last": draft.last(),
+        "processes": [
+            {
+                "pid": each.process.pid,
+                "name": each.process.name,
+                "class": str(each.process_class),
+                "user": each.user,
+                "unit": each.unit,
+                "memory": each.memory,
+                "writing": list(each.writing),
+            }
+            for each in seen
+        ],
+        "more_processes": more,
     }
 
 
@@ -84,3 +110,29 @@ def _print(draft: Draft, line: Line | None) -> None:
         for step in phase.steps:
             print(f"         - {step.describe()}")
     print(f"{19900:>5}  {draft.plan.act:<10} {draft.last()}")
+
+
+def _print_occupants(seen: Sequence[Occupant], more: int) -> None:
+    rows = [["would quit", "pid", "user", "unit", "memory", "writing"]]
+    for process_class in ProcessClass:
+        members = [each for each in seen if each.process_class is process_class]
+        members.sort(key=lambda each: (bool(each.writing), each.memory), reverse=True)
+        if members:
+            memory = size(sum(each.memory for each in members))
+            rows.append([f"{len(members)} of class {process_class}", "", "", "", memory, ""])
+        rows += [_row(each) for each in members[:MOST_OF_A_CLASS]]
+        if len(members) > MOST_OF_A_CLASS:
+            rows.append([f"  and {len(members) - MOST_OF_A_CLASS} more", "", "", "", "", ""])
+    if more:
+        rows.append([f"and {more} more", "", "", "", "", ""])
+    if len(rows) > 1:
+        print()
+        print_table(rows)
+
+
+def _row(each: Occupant) -> list[str]:
+    files = ", ".join(each.writing[:MOST_FILES])
+    if len(each.writing) > MOST_FILES:
+        files += f" and {len(each.writing) - MOST_FILES} more"
+    process = each.process
+    return [f"  {process.name}", str(process.pid), each.user, each.unit, size(each.memory), files]

@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: MIT
 """The policy: /etc/kexecd/kexecd.yaml.
 
-A subset of YAML: mappings of plain keys to plain values. Anchors, aliases, merge keys, tags and directives are refused,
-and so is every scalar that YAML 1.1 reads otherwise than a person does: `1:30` is 90 there, `017` is 15, `no` is false.
-All mistakes are reported at once, each with its place.
+A subset of YAML: mappings of plain keys to plain values, and one list, of hooks. Anchors, aliases, merge keys, tags and
+directives are refused, and so is what a person and YAML 1.1 read differently (kexecd.config.rows). All mistakes are
+reported at once, each with its place.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from kexecd.config import hook_rows
+from kexecd.config.hook_rows import HookRow
+from kexecd.config.rows import YAML_TAG, Kind, Row, Value, found, nearest, value
 from kexecd.errors import BadConfig
 from kexecd.kernel.files import read_text
 
@@ -21,8 +25,7 @@ if TYPE_CHECKING:
 
 PATH = "/etc/kexecd/kexecd.yaml"
 LIMIT = 64 << 10  # bytes
-DEPTH = 8  # levels of nesting; the settings have two
-YAML_TAG = "tag:yaml.org,2002:"
+DEPTH = 8  # levels of nesting; the settings have four
 
 
 class OnDirty(StrEnum):
@@ -39,28 +42,19 @@ class Choosing(StrEnum):
     NEWEST = "newest"
 
 
-class Kind(StrEnum):
-    SECONDS = "seconds"
-    BOOL = "true or false"
-    ON_DIRTY = "one of firmware, kexec"
-    CHOOSING = "one of boot-loader, newest"
-
-
-WORDS: dict[Kind, type[OnDirty] | type[Choosing]] = {Kind.ON_DIRTY: OnDirty, Kind.CHOOSING: Choosing}
-
-Value = float | bool | OnDirty | Choosing
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """What the administrator decides. Times are seconds."""
 
     choice: Choosing = Choosing.BOOT_LOADER
     within: float = 10.0
+    grace_guests: float = 10.0
+    grace_sessions: float = 5.0
     grace_services: float = 5.0
     grace_processes: float = 5.0
     on_dirty: OnDirty = OnDirty.FIRMWARE
     announce: bool = True
+    hooks: tuple[HookRow, ...] = ()
     origins: tuple[tuple[str, str], ...] = ()  # (setting, file:line) of those that are set
 
     def origin(self, dest: str) -> str:
@@ -68,45 +62,37 @@ class Policy:
         return next((origin for name, origin in self.origins if name == dest), "default")
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One setting; a dot in `key` is a level of the file."""
-
-    key: str
-    kind: Kind
-    default: str  # as it is written in the file
-    help: str
-    least: float = 0
-    most: float = 0
-
-    @property
-    def written(self) -> str:
-        """The default as the file shows it, with what may stand in its place."""
-        return f"{self.default}  # {self.kind}"
-
-    @property
-    def dest(self) -> str:
-        return self.key.replace(".", "_").replace("-", "_")
-
-
 ROWS = (
     Row(
         "choice",
-        Kind.CHOOSING,
+        Kind.WORD,
         "boot-loader",
         "What to boot when nothing is named: what the boot loader would boot next, or the newest that is installed.",
+        words=Choosing,
     ),
     Row("within", Kind.SECONDS, "10", "How long a fast restart may take until the jump, all in all.", 1, 86400),
+    Row(
+        "grace.guests",
+        Kind.SECONDS,
+        "10",
+        "From asking virtual machines and containers to shut down to killing what is left of them.",
+        0,
+        86400,
+    ),
+    Row("grace.sessions", Kind.SECONDS, "5", "The same for what those run who are logged in.", 0, 86400),
     Row("grace.services", Kind.SECONDS, "5", "From asking services to stop to killing what is left of them.", 0, 86400),
     Row("grace.processes", Kind.SECONDS, "5", "The same for every other process.", 0, 86400),
     Row(
         "on-dirty",
-        Kind.ON_DIRTY,
+        Kind.WORD,
         "firmware",
         "When a filesystem could not be left clean: restart through the firmware, or kexec all the same.",
+        words=OnDirty,
     ),
     Row("announce", Kind.BOOL, "true", "Whether those who are logged in are told."),
 )
+
+HOOKS = "hooks"
 
 SECTIONS = {"grace": "How long something may take to quit after it was asked to, before it is killed."}
 
@@ -167,7 +153,7 @@ def default_file() -> str:
             lines += [f"#  # {row.help}", f"#  {name}: {row.written}"]
         else:
             lines += ["", f"# {row.help}", f"#{name}: {row.written}"]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *hook_rows.example()]) + "\n"
 
 
 class _Reading:
@@ -177,6 +163,7 @@ class _Reading:
         self.file = file
         self.mistakes: list[tuple[int, int, str]] = []
         self.values: dict[str, Value] = {}
+        self.hooks: list[HookRow] = []
         self.origins: list[tuple[str, str]] = []
 
     def mistake(self, mark: yaml.Mark | None, text: str) -> None:
@@ -210,6 +197,11 @@ class _Reading:
 
     def mapping(self, node: yaml.Node, above: str) -> None:
         """Settings of one level; `above` is the key that they stand below, with a dot, or nothing."""
+        for key_node, value_node in self.pairs(node, above):
+            self.setting(key_node, value_node, above)
+
+    def pairs(self, node: yaml.Node, above: str) -> Iterator[tuple[yaml.ScalarNode, yaml.Node]]:
+        """The keys of a mapping, each once, and what stands behind them."""
         import yaml
 
         if not isinstance(node, yaml.MappingNode):
@@ -223,70 +215,92 @@ class _Reading:
                 self.mistake(key_node.start_mark, f"{above}{name} was already set in line {seen[name] + 1}")
             else:
                 seen[name] = key_node.start_mark.line
-                self.setting(key_node, value_node, above)
+                yield key_node, value_node
 
     def setting(self, key_node: yaml.ScalarNode, value_node: yaml.Node, above: str) -> None:
         key = above + key_node.value
-        if not above and key in SECTIONS:
-            if value_node.tag != YAML_TAG + "null":  # null: all that stood below it is commented out
+        if not above and key in (*SECTIONS, HOOKS):
+            if value_node.tag == YAML_TAG + "null":  # all that stood below it is commented out
+                return
+            if key == HOOKS:
+                self.hook_list(value_node)
+            else:
                 self.mapping(value_node, key + ".")
             return
-        row = next((row for row in ROWS if row.key == key), None)
+        row = self.row(key_node, key, ROWS)
         if row is None:
-            self.mistake(key_node.start_mark, f"there is no setting {key}{_nearest(key)}")
-        elif "." in key_node.value:
+            return
+        if "." in key_node.value:
             section, _, name = key.partition(".")
             self.mistake(key_node.start_mark, f"{key} is written as `{name}:` in a line below `{section}:`")
-        elif (value := _value(row, value_node)) is None:
-            self.mistake(value_node.start_mark, f"{key} has to be {_wanted(row)}{_found(value_node)}")
-        else:
-            self.values[row.dest] = value
-            self.origins.append((row.dest, f"{self.file}:{key_node.start_mark.line + 1}"))
+        elif (said := self.value(row, value_node)) is not None:
+            self.values[row.dest] = said
+            self.origins.append((row.dest, self.place(key_node)))
+
+    def hook_list(self, node: yaml.Node) -> None:
+        import yaml
+
+        if not isinstance(node, yaml.SequenceNode):
+            self.mistake(node.start_mark, f"{HOOKS} has to be a list, each hook with `- ` in front of its first key")
+            return
+        for item in node.value:
+            self.hook(item)
+
+    def hook(self, node: yaml.Node) -> None:
+        places: dict[str, yaml.Node] = {}
+        said: dict[str, Value] = {}
+        mistakes = len(self.mistakes)
+        for key_node, value_node in self.pairs(node, hook_rows.PREFIX):
+            key = hook_rows.PREFIX + key_node.value
+            if (row := self.row(key_node, key, hook_rows.ROWS)) is None:
+                continue
+            places[key] = key_node
+            if (one := self.value(row, value_node)) is not None:
+                said[key.removeprefix(hook_rows.PREFIX).replace("-", "_")] = one
+        if len(self.mistakes) > mistakes:
+            return
+        name = said.get("name")
+        earlier = next((hook.origin for hook in self.hooks if hook.name == name), "")
+        if name is None:
+            self.mistake(node.start_mark, "a hook has to have a name")
+        elif earlier:
+            self.mistake(places["hooks.name"].start_mark, f"there is a hook {name} already, at {earlier}")
+        elif "command" not in said:
+            for key in hook_rows.IN_FILE_NAME:
+                if key in places:
+                    why = "an executable in hooks.d has its priority in its file's name, and gets every call"
+                    self.mistake(places[key].start_mark, f"{key} needs a command: {why}")
+            if len(said) == 1:
+                self.mistake(node.start_mark, f"the hook {name} has no command, and nothing that could be set without")
+        if len(self.mistakes) == mistakes:
+            calls = said.pop("calls", None)
+            if isinstance(calls, tuple):
+                said["calls"] = frozenset(calls)  # type: ignore[assignment] # a field, as a set
+            self.hooks.append(HookRow(**said, origin=self.place(node)))  # type: ignore[arg-type] # a row is a field
+
+    def row(self, key_node: yaml.Node, key: str, rows: tuple[Row, ...]) -> Row | None:
+        row = next((row for row in rows if row.key == key), None)
+        if row is None:
+            keys = [row.key for row in rows]
+            hint = nearest(key, [*keys, HOOKS] if rows is ROWS else keys)
+            self.mistake(key_node.start_mark, f"there is no setting {key}{hint}")
+        return row
+
+    def value(self, row: Row, node: yaml.Node) -> Value | None:
+        said = value(row, node)
+        if said is None:
+            self.mistake(node.start_mark, f"{row.key} has to be {row.wanted}{found(node)}")
+        return said
+
+    def place(self, node: yaml.Node) -> str:
+        return f"{self.file}:{node.start_mark.line + 1}"
 
     def policy(self) -> Policy:
         if not self.mistakes:
-            return Policy(**self.values, origins=tuple(self.origins))  # type: ignore[arg-type] # a row is a field
+            # A row is a field, and has its type.
+            return Policy(**self.values, hooks=tuple(self.hooks), origins=tuple(self.origins))  # type: ignore[arg-type]
         places = [f"{self.file}:{line + 1}:{column + 1}: {text}" for line, column, text in sorted(self.mistakes)]
         raise BadConfig("cannot take the policy", "; ".join(places))
-
-
-def _value(row: Row, node: yaml.Node) -> Value | None:
-    """A scalar's value, or None if it is not what the setting takes. The tag says what YAML 1.1 makes of it."""
-    text = node.value
-    if not isinstance(text, str):
-        return None
-    kind = node.tag.removeprefix(YAML_TAG)
-    if row.kind is Kind.BOOL:
-        return text.lower() == "true" if kind == "bool" and text.lower() in ("true", "false") else None
-    if words := WORDS.get(row.kind):
-        return words(text) if kind == "str" and text in set(words) else None
-    return _seconds(text, row) if kind in ("int", "float") else None
-
-
-def _seconds(text: str, row: Row) -> float | None:
-    """A decimal number in the row's range, as one writes it: no `1:30`, `017`, `0x10`, `1_000`, `.5`, `.inf`."""
-    whole, dot, part = text.partition(".")
-    decimal = whole.isascii() and whole.isdigit() and (not dot or (part.isascii() and part.isdigit()))
-    if not decimal or (len(whole) > 1 and whole.startswith("0")) or len(text) > 16:
-        return None
-    return value if row.least <= (value := float(text)) <= row.most else None
-
-
-def _wanted(row: Row) -> str:
-    return f"a number of seconds, {row.least:g} to {row.most:g}" if row.kind is Kind.SECONDS else str(row.kind)
-
-
-def _found(node: yaml.Node) -> str:
-    if not isinstance(node.value, str):
-        return ", not a list or a mapping"
-    return f", not {node.value[:40]!r}" if node.value else ", and it is empty"
-
-
-def _nearest(key: str) -> str:
-    from difflib import get_close_matches  # late: only for a mistake
-
-    nearest = get_close_matches(key, [row.key for row in ROWS], 1, 0.5)
-    return f"; did you mean {nearest[0]}?" if nearest else f"; there are {', '.join(row.key for row in ROWS)}"
 
 
 def _check_trust() -> None:

@@ -28,6 +28,14 @@ class Init(Protocol):
         """Ask for a whole ordinary restart, services and all; returns when it has been accepted. Raises a Refusal."""
         ...
 
+    def has_last_word(self) -> str:
+        """Why PID 1 has to be the one who jumps, as the beginning of a sentence; empty if it does not matter."""
+        ...
+
+    def going_down(self) -> bool:
+        """Whether PID 1 is taking the machine down already, so that nothing can be cancelled any more."""
+        ...
+
     def describe_finish(self, act: Act) -> str:
         """What finish() does, for the plan."""
         ...

@@ -1,50 +1,65 @@
 # SPDX-License-Identifier: MIT
 """The end of the way down: everything is closed, and somebody has to do the irreversible act.
 
-A ladder, because here a failure has nobody left to read about it: PID 1; ourselves; the firmware through PID 1; the
-firmware by ourselves.
+A ladder, because here a failure has nobody left to read about it. A jump is ours to do: nothing is left for PID 1 to
+close, and asking it costs a second. A restart through the firmware is PID 1's, who may still close what we could not.
+The last rung is the kernel's own reset.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 
 from kexecd.errors import NotRestarted
 from kexecd.init.base import Init
-from kexecd.kernel import spawn
+from kexecd.kernel import syscalls, sysfs, sysrq
 from kexecd.kernel.guard import forbid_in_tests
 from kexecd.model import Act
 
 TAKEOVER = 20.0
 """Seconds that PID 1 gets to end this process, after it was told to finish. An idle systemd needs two or three."""
 
-JUMP = 15.0
-"""Seconds for jump.py, its last sync included."""
+RESET = 10.0
+"""Seconds that a reset may take to come about."""
+
+Tell = Callable[[str], None]
+
+_COMMANDS = {Act.KEXEC: syscalls.LINUX_REBOOT_CMD_KEXEC, Act.FIRMWARE: syscalls.LINUX_REBOOT_CMD_RESTART}
 
 
-def finish(init: Init, act: Act, *, alone: bool, force: bool, tell: Callable[[str], None]) -> None:
+def describe(init: Init, act: Act, *, alone: bool) -> str:
+    """What finish() tries first, for the plan."""
+    if alone or (act is Act.KEXEC and not init.has_last_word()):
+        return f"call reboot(2): {act}"
+    return init.describe_finish(act)
+
+
+def finish(init: Init, act: Act, *, alone: bool, tell: Tell) -> None:
     """Restart the machine; returns only by raising NotRestarted.
 
-    alone: without PID 1, whatever it is.
-    force: jump even if a disk can still be written.
+    alone: without PID 1, whatever it is, for as long as that works.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # PID 1 ends us with the others when it takes over
-    rungs = [(act, True), (act, False), (Act.FIRMWARE, True), (Act.FIRMWARE, False)]
-    for rung, with_init in rungs:
-        if with_init and (alone and rung is act):
-            continue
+    word = "" if alone else init.has_last_word()
+    if word and act is Act.KEXEC:
+        tell(f"{word}, so {init.name} does the rest")
+    ours_first = alone or (act is Act.KEXEC and not word)
+    rungs = [(act, not ours_first), (act, ours_first), (Act.FIRMWARE, True), (Act.FIRMWARE, False)]
+    for rung, with_init in dict.fromkeys(rungs):
         if with_init:
             _through(init, rung, tell)
         else:
-            _jump(rung, force, tell)
-    raise NotRestarted("this machine could not be restarted", "neither PID 1 nor reboot(2) did it")
+            _by_ourselves(rung, tell)
+    tell("nothing else has worked: resetting the machine")
+    sysrq.reset()
+    time.sleep(RESET)
+    raise NotRestarted("this machine could not be restarted", "neither PID 1 nor the kernel did it", instead="nothing")
 
 
-def _through(init: Init, act: Act, tell: Callable[[str], None]) -> None:
+def _through(init: Init, act: Act, tell: Tell) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # PID 1 ends us with the others when it takes over
     try:
         told = init.finish(act)
     except OSError as error:
@@ -56,22 +71,13 @@ def _through(init: Init, act: Act, tell: Callable[[str], None]) -> None:
         tell(f"PID 1 did not take over within {TAKEOVER:g} s, doing it without PID 1")
 
 
-def _jump(act: Act, force: bool, tell: Callable[[str], None]) -> None:
+def _by_ourselves(act: Act, tell: Tell) -> None:
     forbid_in_tests("restart the machine")
-    tell(f"calling reboot(2): {act}")
-    options = ["--jump"]
-    if act is Act.FIRMWARE:
-        # Whatever is still dirty: nobody is left who could do better than restart.
-        options += ["--firmware", "--force"]
-    elif force:
-        options += ["--force"]
-    try:
-        ended = spawn.run([sys.executable, "-I", "-S", jump_file(), *options], seconds=JUMP)
-    except OSError as error:
-        tell(f"jump.py could not be started: {error}")
+    if act is Act.KEXEC and os.path.isdir("/sys/kernel") and not sysfs.kexec_loaded():
+        tell("there is no image in memory, so no kexec")
         return
-    tell(ended.last_line or f"jump.py ended with {ended.exit_code}")
-
-
-def jump_file() -> str:
-    return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "jump.py")
+    tell(f"calling reboot(2): {act}")
+    try:
+        syscalls.reboot(_COMMANDS[act])
+    except OSError as error:
+        tell(f"reboot(2) returned: {(error.strerror or '').lower()}")

@@ -7,6 +7,7 @@ Any process with CAP_SYS_BOOT in the initial PID namespace may jump (reboot(2));
 from __future__ import annotations
 
 from kexecd.errors import Unsupported
+from kexecd.init.by_class import by_class
 from kexecd.model import Act, Process
 from kexecd.plan import ServiceSteps
 
@@ -16,8 +17,7 @@ class NoInit:
         self.name = name
 
     def services(self, grace: float, processes: tuple[Process, ...]) -> ServiceSteps:
-        del grace, processes
-        return ServiceSteps()
+        return by_class(grace, processes)
 
     def describe_restart(self, act: Act) -> str:
         del act
@@ -29,6 +29,12 @@ class NoInit:
             f"kexecd has no hook in this machine's init ({self.name}) yet",
             hint="kexecctl reboot --fast does it without PID 1",
         )
+
+    def has_last_word(self) -> str:
+        return ""
+
+    def going_down(self) -> bool:
+        return False
 
     def describe_finish(self, act: Act) -> str:
         return f"call reboot(2): {act}"

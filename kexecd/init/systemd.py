@@ -8,88 +8,38 @@ watchdog, and falls back to an ordinary restart by itself if the jump fails.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 
 from kexecd.errors import NotRestarted
+from kexecd.init.systemd_units import QuitGuests, StopUnits, active_units, is_guest, sort_out, systemctl
 from kexecd.kernel import proc
 from kexecd.kernel.guard import forbid_in_tests
-from kexecd.kernel.spawn import Finished, Spawned, run, start
-from kexecd.model import Act, Context, Process, Running, Wait
+from kexecd.kernel.spawn import run
+from kexecd.model import Act, Process
 from kexecd.plan import ServiceSteps
-from kexecd.teardown.processes import KILL_RESERVE, Spare, Watched
+from kexecd.teardown.classes import unit_of
+from kexecd.teardown.spare import Spare
 
-SYSTEMCTL = ("/usr/bin/systemctl", "/bin/systemctl")
-UNIT_TYPES = "service,scope,socket,timer,path"
-
-BASICS = ("dbus", "dbus-broker", "systemd-journald", "systemd-udevd")
-"""What other units talk to while they stop: services, most of them with sockets that would wake them again."""
-
-KEPT = ("init.scope",)
-
-
-@dataclass(frozen=True)
-class StopUnits:
-    """Stop units through PID 1, all at once and without their ordering.
-
-    Through PID 1, so that nothing is started again and each unit's own ExecStop and KillSignal count; without ordering,
-    because waiting for one another is what takes the time.
-    """
-
-    name: str
-    units: tuple[str, ...]
-    grace: float  # seconds
-    scan: Callable[[], Iterable[Process]] = field(default=proc.scan, repr=False)
-
-    def describe(self) -> str:
-        services = [unit.removesuffix(".service") for unit in self.units if unit.endswith((".service", ".scope"))]
-        more = f" and {len(services) - 8} more" if len(services) > 8 else ""
-        return f"stop {len(self.units)} units at once, {self.grace:g} s: {', '.join(services[:8])}{more}"
-
-    def run(self, context: Context) -> Running:
-        if not self.units:
-            return
-        until = min(context.now() + self.grace, context.deadline - KILL_RESERVE)
-        spare, watched = Spare.ours(), Watched()
-        # Every process of these units is known before the first is asked: what a unit leaves behind is then known too.
-        watched.take(p for p in self.scan() if not spare(p) and unit_of(p) in self.units)
-        command: Spawned | None = start([*systemctl(), "stop", "--no-block", _NO_ORDER, "--", *self.units])
-        try:
-            while (watched or command) and context.now() < until:
-                fds = watched.fds | ({command.pidfd} if command else frozenset())
-                readable = yield Wait(fds, until)
-                watched.drop(readable)
-                if command and command.pidfd in readable:
-                    for line in complaints(command.finish()):
-                        context.tell(line)
-                    command = None
-                if not watched:
-                    watched.take(p for p in self.scan() if not spare(p) and unit_of(p) in self.units)
-            context.asked.update((p.pid, p.start) for p in self.scan() if unit_of(p) in self.units)
-        finally:
-            watched.close()
-            if command:
-                command.kill()
-
-    def undo(self) -> None:
-        """Nothing: stopping is what the commit point is about."""
-
-
-_NO_ORDER = "--job-mode=ignore-dependencies"
+SHUTDOWN_HOOKS = "/usr/lib/systemd/system-shutdown"
 
 
 class Systemd:
     name = "systemd"
 
     def services(self, grace: float, processes: tuple[Process, ...]) -> ServiceSteps:
-        units = [unit for unit in active_units() if unit not in KEPT]
-        basics = tuple(unit for unit in units if is_basic(unit))
+        groups = {process: proc.cgroup(process.pid) for process in processes}
+        guests = {unit_of(group) for process, group in groups.items() if is_guest(process, group)}
+        needed = needed_units(processes)
+        units = sort_out((unit for unit in active_units() if unit not in needed), guests)
         return ServiceSteps(
-            services=(StopUnits("services", tuple(unit for unit in units if unit not in basics), grace),),
-            basics=(StopUnits("basics", basics, grace),),
-            covered=frozenset(process for process in processes if unit_of(process) in units),
+            guests=(QuitGuests(StopUnits("guests", units.guests, grace)),) if guests else (),
+            sessions=(StopUnits("sessions", units.sessions, grace),) if units.sessions else (),
+            services=(StopUnits("services", units.services, grace),) if units.services else (),
+            basics=(StopUnits("basics", units.basics, grace),) if units.basics else (),
+            covered=frozenset(process for process, group in groups.items() if unit_of(group) in units.all),
         )
 
     def describe_restart(self, act: Act) -> str:
@@ -105,6 +55,16 @@ class Systemd:
                 hint="kexecctl reboot --fast needs less of PID 1, --now needs nothing of it",
             )
 
+    def has_last_word(self) -> str:
+        # systemd-shutdown(8) runs them when everything is unmounted: a UPS is told, an array is marked clean.
+        with contextlib.suppress(OSError):
+            if names := sorted(entry.name for entry in os.scandir(SHUTDOWN_HOOKS) if entry.is_file()):
+                return f"{SHUTDOWN_HOOKS} has {names[0]}"
+        return ""
+
+    def going_down(self) -> bool:
+        return run([systemctl()[0], "is-system-running"], seconds=10.0).output.strip() == "stopping"
+
     def describe_finish(self, act: Act) -> str:
         return f"hand over to systemd (signal RTMIN+{_SIGNAL[act]}): it detaches what is left and {_DOES[act]}"
 
@@ -119,38 +79,8 @@ _SIGNAL = {Act.KEXEC: 16, Act.FIRMWARE: 15}
 _DOES = {Act.KEXEC: "jumps", Act.FIRMWARE: "resets"}
 
 
-def systemctl() -> tuple[str, ...]:
-    """The command to start, as an absolute path: PATH may be anybody's."""
-    for path in SYSTEMCTL:
-        if os.access(path, os.X_OK):
-            return (path, "--quiet", "--no-ask-password")
-    raise NotRestarted("systemd runs as PID 1 but cannot be asked", f"there is no {SYSTEMCTL[0]}")
-
-
-def active_units() -> tuple[str, ...]:
-    """Every unit that runs something or would start something. Raises NotRestarted if PID 1 does not answer."""
-    command = [*systemctl(), "list-units", f"--type={UNIT_TYPES}", "--state=active,activating,reloading", "--plain"]
-    finished: Finished = run([*command, "--no-legend", "--full", "--no-pager"], seconds=10.0)
-    if finished.exit_code:
-        raise NotRestarted("systemd does not tell its units", finished.last_line)
-    return tuple(line.split(None, 1)[0] for line in finished.output.splitlines() if line.strip())
-
-
-def is_basic(unit: str) -> bool:
-    """Whether a unit is one of BASICS, or a socket of one, such as systemd-journald-dev-log.socket."""
-    stem = unit.rpartition(".")[0]
-    return unit.endswith((".service", ".socket")) and any(stem == b or stem.startswith(f"{b}-") for b in BASICS)
-
-
-def complaints(finished: Finished) -> tuple[str, ...]:
-    """What `systemctl stop` could not do, but for units that never let anybody stop them (they run nothing)."""
-    lines = finished.errors.splitlines() if finished.exit_code else []
-    return tuple(line for line in lines if line.startswith("Failed") and "refuse manual" not in line)
-
-
-def unit_of(process: Process) -> str:
-    """The unit whose cgroup a process is in: the first service or scope of its path."""
-    for part in process.cgroup.split("/"):
-        if part.endswith((".service", ".scope")):
-            return part
-    return ""
+def needed_units(processes: Iterable[Process]) -> frozenset[str]:
+    """The units of those who serve the root filesystem; `processes` are those who do not."""
+    asked, spare = {process.pid for process in processes}, Spare.ours()
+    others = (process for process in proc.scan() if process.pid not in asked and not process.kernel_thread)
+    return frozenset(unit_of(proc.cgroup(process.pid)) for process in others if spare.serves(process))

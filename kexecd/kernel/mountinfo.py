@@ -6,12 +6,16 @@ Nothing here calls stat(2) or statfs(2): on a network or FUSE mount whose server
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Iterable
 from enum import StrEnum
 
 from kexecd.model import Mount
 
 MOUNTINFO = "/proc/self/mountinfo"
+
+_OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 class Kind(StrEnum):
@@ -30,7 +34,10 @@ _KERNEL = frozenset(
     " hugetlbfs mqueue nfsd nsfs proc pstore resctrl rpc_pipefs securityfs selinuxfs smackfs sysfs tracefs".split()
 )
 _VOLATILE = frozenset(("ramfs", "rootfs", "tmpfs"))
-_NETWORK = frozenset("9p afs ceph cifs glusterfs lustre ncpfs nfs nfs4 orangefs smb3 smbfs".split())
+_NETWORK = frozenset(
+    "9p afs beegfs ceph cifs coda glusterfs gpfs lustre ncpfs nfs nfs4 orangefs pvfs2 smb3 smbfs vboxsf"
+    " virtiofs".split()
+)
 _STACKED = frozenset("aufs ecryptfs overlay".split())
 # Several devices behind one filesystem, so the kernel shows an anonymous device number for it.
 _POOLED = frozenset(("bcachefs", "btrfs", "ubifs", "zfs"))
@@ -38,12 +45,13 @@ _POOLED = frozenset(("bcachefs", "btrfs", "ubifs", "zfs"))
 
 def parse(text: str) -> tuple[Mount, ...]:
     """Every mount, in the order of the file; lines that are not of the documented form are passed over."""
-    return tuple(mount for line in text.splitlines() if (mount := _parse_line(line)))
+    return tuple(mount for line in text.split("\n") if (mount := _parse_line(line)))
 
 
-def read() -> tuple[Mount, ...]:
-    """The mounts of this process's namespace."""
-    with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape") as file:
+def read(path: str = MOUNTINFO) -> tuple[Mount, ...]:
+    """The mounts of this process's namespace, or of another process's. Raises OSError."""
+    # Lines end in a newline and in nothing else: a name may hold a carriage return, which is not escaped.
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         return parse(file.read())
 
 
@@ -75,6 +83,12 @@ def writable_disks(mounts: Iterable[Mount]) -> tuple[Mount, ...]:
     return tuple(first.values())
 
 
+def fuse_connection(mount: Mount) -> str:
+    """The name of a FUSE filesystem's connection in /sys/fs/fuse/connections, its device number (fs/fuse/control.c)."""
+    major, _, minor = mount.device.partition(":")
+    return str(int(major) << 20 | int(minor))
+
+
 def _parse_line(line: str) -> Mount | None:
     head, separator, tail = line.partition(" - ")
     left, right = head.split(" "), tail.split(" ")
@@ -82,23 +96,26 @@ def _parse_line(line: str) -> Mount | None:
         return None
     try:
         return Mount(
-            id=int(left[0]),
-            parent=int(left[1]),
-            device=left[2],
-            root=_unescape(left[3]),
-            point=_unescape(left[4]),
-            options=frozenset(left[5].split(",")),
-            fstype=right[0],
-            source=_unescape(right[1]),
-            super_options=frozenset(right[2].split(",")),
+            int(left[0]),
+            int(left[1]),
+            left[2],
+            unescape(left[3]),
+            unescape(left[4]),
+            _options(left[5]),
+            right[0],
+            unescape(right[1]),
+            _options(right[2]),
         )
     except ValueError:
         return None
 
 
-def _unescape(text: str) -> str:
-    """Undo the kernel's octal escapes (fs/seq_file.c mangle_path: space, tab, newline, backslash, #)."""
-    if "\\" not in text:
-        return text
-    head, *rest = text.split("\\")
-    return head + "".join(chr(int(part[:3], 8)) + part[3:] if part[:3].isdigit() else "\\" + part for part in rest)
+@functools.lru_cache(maxsize=1024)
+def _options(text: str) -> frozenset[str]:
+    """The same few texts, thousands of times."""
+    return frozenset(text.split(","))
+
+
+def unescape(text: str) -> str:
+    """Undo the kernel's octal escapes (fs/seq_file.c, mangle_path: space, tab, newline, backslash, #)."""
+    return _OCTAL.sub(lambda found: chr(int(found[1], 8)), text) if "\\" in text else text

@@ -32,7 +32,11 @@ MS_REMOUNT = 0x20
 MS_BIND = 0x1000
 
 # include/linux/fs.h
+MNT_FORCE = 0x1
+MNT_DETACH = 0x2
 UMOUNT_NOFOLLOW = 0x8
+
+CLONE_NEWNS = 0x00020000  # include/uapi/linux/sched.h
 
 
 class Numbers(NamedTuple):
@@ -118,6 +122,18 @@ def umount(point: str, flags: int = UMOUNT_NOFOLLOW) -> None:
     """Unmount what is mounted topmost on `point`, which is not followed if it is a symbolic link."""
     forbid_in_tests(f"unmount {point}")
     _check(_libc.umount2(os.fsencode(point), flags), "umount2", point)
+
+
+def enter_mounts(door: str) -> None:
+    """Move this process into the mount namespace behind `door`, a /proc/PID/ns/mnt; its directories become that root.
+
+    For a process with one thread only (setns(2)).
+    """
+    fd = os.open(door, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _check(_libc.setns(fd, CLONE_NEWNS), "setns", door)
+    finally:
+        os.close(fd)
 
 
 def syncfs(fd: int) -> None:

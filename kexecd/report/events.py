@@ -18,7 +18,7 @@ EVENTS_FILE = "events.jsonl"
 
 
 def as_json(event: Event) -> dict[str, object]:
-    return {
+    fields: dict[str, object] = {
         "kind": str(event.kind),
         "at": round(event.at, 3),
         "phase": event.phase,
@@ -26,10 +26,11 @@ def as_json(event: Event) -> dict[str, object]:
         "text": event.text,
         "seconds": round(event.seconds, 3),
     }
+    return fields | {"verdict": event.verdict.as_json()} if event.verdict else fields
 
 
 def parse(record: Mapping[str, object]) -> Event:
-    """The reverse of as_json."""
+    """The reverse of as_json, but for the verdict's parts: its sentence is in `text`."""
     return Event(
         kind=EventKind(str(record["kind"])),
         at=float(str(record["at"])),
@@ -42,20 +43,20 @@ def parse(record: Mapping[str, object]) -> Event:
 
 def as_text(event: Event) -> str:
     """One line, or nothing for what only a program wants."""
-    name = f"{event.phase}/{event.step}" if event.step and event.step != event.phase else event.phase
+    name = event.step or event.phase
     match event.kind:
         case EventKind.PLAN:
             return f"going down: {event.text}"
         case EventKind.PHASE:
             return ""
         case EventKind.STEP:
-            return f"{name}: {event.text}"
+            return f"{event.phase}: {event.text}"
         case EventKind.DONE:
             return f"{name}: done, {event.seconds:.2f} s" if not event.step else ""
         case EventKind.FAILED:
             return f"{name}: failed after {event.seconds:.2f} s: {event.text}"
         case EventKind.NOTE:
-            return f"{name}: {event.text}"
+            return f"{name}: {event.text}" if name else event.text
         case EventKind.UNDONE:
             return f"{name}: undone"
         case EventKind.STATE:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from dataclasses import dataclass
 
 from kexecd.model import Context, Running
@@ -36,7 +35,7 @@ def _write(terminal: str, data: bytes) -> None:
     # O_NONBLOCK: a terminal held with ^S, or a modem nobody answers, must not hold the machine.
     fd = os.open(terminal, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
-        if stat.S_ISCHR(os.fstat(fd).st_mode):
+        if os.isatty(fd):
             os.write(fd, data)
     finally:
         os.close(fd)

@@ -1,86 +1,104 @@
 # SPDX-License-Identifier: MIT
 """Quit what runs: TERM, a grace, KILL, each by pidfd; waiting is "a pidfd is readable", never a sleep.
 
-In rounds, because a process may fork while it is being asked: each looks again and treats newcomers as the others.
+In looks, because a process may fork while it is being asked: whoever is found is asked; when all of them have ended one
+looks again; and it is over when a look finds nobody. Somebody who forks faster than that is stopped with everybody else
+at once, by a signal that the kernel lets nobody fork away from, and killed while nothing moves.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Generator, Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
-from kexecd.kernel import proc
+from kexecd.kernel import pidfd, proc
+from kexecd.kernel.urgency import urgent
 from kexecd.model import Context, Process, Running, Wait
+from kexecd.teardown import leftover
+from kexecd.teardown.leftover import names
+from kexecd.teardown.spare import Spare
+from kexecd.teardown.watched import Watched
 
 KILL_RESERVE = 0.5
 """Seconds kept back from every grace, so that KILL and its effect fit inside the deadline too."""
 
-Scan = Callable[[], Iterable[Process]]
+MOST_ASKED_AGAIN = 8
+"""Looks that find newcomers, until those that are left are killed: somebody is started again, or forks without end."""
+
+STOP_AFTER = 3
+"""The same once they are killed, until everybody is stopped first."""
+
+GIVE_UP_AFTER = 8
+"""The same until they are left: it is PID 1 that starts them again, or somebody who is spared."""
+
+FIRST_PAUSE = 0.05
+"""Seconds from one look to the next while somebody does not die; doubled each time."""
+
+Held = tuple[int, Process]
+"""A pidfd, and the process behind it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Spare:
-    """Who is left alone: what the machine needs until the jump, and ourselves.
-
-    Kernel threads; PID 1; this process with its ancestors and children; and storage daemons, which say by an argv[0]
-    that starts with "@" that the root filesystem needs them (https://systemd.io/ROOT_STORAGE_DAEMONS).
-    """
-
-    pids: frozenset[int]
-
-    @classmethod
-    def ours(cls) -> Spare:
-        return cls(proc.ancestors(os.getpid()) | {1})
-
-    def __call__(self, process: Process) -> bool:
-        return (
-            process.kernel_thread
-            or process.pid in self.pids
-            or process.ppid == os.getpid()
-            or (process.argv0.startswith("@") and process.uid == 0)
-        )
-
-
-class Watched:
-    """Processes held by pidfd, until they have ended."""
-
-    def __init__(self) -> None:
-        self._held: dict[int, Process] = {}
-        self._seen: set[tuple[int, int]] = set()
-
-    def __bool__(self) -> bool:
-        return bool(self._held)
+class Find(Protocol):
+    """Who is to be quit. fleeting: how many strangers were gone before they could be held, in the last look."""
 
     @property
-    def fds(self) -> frozenset[int]:
-        return frozenset(self._held)
+    def fleeting(self) -> int: ...
 
-    @property
-    def processes(self) -> tuple[Process, ...]:
-        return tuple(self._held.values())
+    def __call__(self, held: Collection[int], known: Collection[int]) -> Iterator[Held]:
+        """A look: all but those with the pids `held`. The pidfds belong to the caller. known: who is no stranger."""
+        ...
 
-    def take(self, processes: Iterable[Process]) -> list[tuple[int, Process]]:
-        """Hold those that are new; returns them with their pidfds."""
-        fresh = []
-        for process in processes:
-            key = (process.pid, process.start)
-            if key not in self._seen and (fd := proc.open_pidfd(process)) is not None:
-                self._seen.add(key)
-                self._held[fd] = process
-                fresh.append((fd, process))
-        return fresh
+    def stop(self) -> None:
+        """Stop whoever could still fork."""
+        ...
 
-    def drop(self, readable: Iterable[int]) -> None:
-        for fd in readable:
-            if fd in self._held:
-                del self._held[fd]
+
+class Everyone:
+    """All but the spared."""
+
+    def __init__(self, spare: Spare) -> None:
+        self._spare = spare
+        self._spared: set[int] = set()
+        # A zombie that nobody waits for is none of our business, but one that was not there before may have forked.
+        self._gone: set[int] = set()
+        self.fleeting = 0
+
+    def __call__(self, held: Collection[int], known: Collection[int]) -> Iterator[Held]:
+        self._spare = spare = self._spare.renewed()
+        self.fleeting, gone = 0, set()
+        for pid in proc.pids():
+            if pid in held:
+                continue
+            if (fd := pidfd.open(pid)) is None:
+                self.fleeting += pid not in known
+                continue
+            process = proc.read(pid)
+            if process is not None and not spare(process):
+                yield fd, process
+                continue
+            os.close(fd)
+            if process is None:
+                gone.add(pid)
+                self.fleeting += pid not in known and pid not in self._gone
+            elif not process.kernel_thread:
+                self._spared.add(pid)
+        self._gone = gone
+
+    def stop(self) -> None:
+        """Everybody but the spared, who go on at once: one of them may be what our own next page comes from."""
+        spared = [fd for pid in self._spared - {1, os.getpid()} if (fd := pidfd.open(pid)) is not None]
+        let_go_on = pidfd.sender(signal.SIGCONT)
+        try:
+            pidfd.stop_everyone()
+        finally:
+            for fd in spared:
+                let_go_on(fd)
                 os.close(fd)
-
-    def close(self) -> None:
-        self.drop(tuple(self._held))
 
 
 @dataclass(frozen=True)
@@ -89,71 +107,124 @@ class QuitProcesses:
 
     grace: float  # seconds
     preview: tuple[Process, ...] = ()  # who it would be now, for describe()
-    scan: Scan = field(default=proc.scan, repr=False)
     name: str = "processes"
 
     def describe(self) -> str:
-        return f"ask every other process to quit, kill what is left after {self.grace:g} s ({_names(self.preview)})"
+        return f"ask every other process to quit, kill what is left after {self.grace:g} s ({names(self.preview)})"
 
     def run(self, context: Context) -> Running:
-        spare, watched = Spare.ours(), Watched()
-        end = max(context.now(), context.deadline - KILL_RESERVE)
-        until = min(context.now() + self.grace, end)
-        try:
-            while True:
-                for fd, process in watched.take(p for p in self.scan() if not spare(p)):
-                    if _remember(context, process):
-                        _ask(fd)
-                    else:  # asked before by PID 1, and its grace is used up
-                        _kill(fd)
-                if not watched or context.now() >= until:
-                    break
-                watched.drop((yield Wait(watched.fds, until)))
-            if watched:
-                context.tell(f"killing {_names(watched.processes)}: still running {self.grace:g} s after TERM")
-            while watched and context.now() < context.deadline:
-                for fd in watched.fds:
-                    _kill(fd)
-                watched.drop((yield Wait(watched.fds, context.deadline)))
-                watched.take(p for p in self.scan() if not spare(p))
-            for process in watched.processes:
-                context.tell(f"left behind: {_who(process)} cannot be killed{_reason(process)}")
-        finally:
-            watched.close()
+        yield from quit_found(context, Everyone(Spare.ours()), self.grace)
 
     def undo(self) -> None:
         """Nothing: a TERM cannot be unsent, which is why it only runs after the commit point."""
 
 
-def _remember(context: Context, process: Process) -> bool:
-    key = (process.pid, process.start)
-    if key in context.asked:
-        return False
-    context.asked.add(key)
-    return True
+def quit_found(
+    context: Context, find: Find, grace: float, signal_for: Callable[[Process], int] = lambda process: signal.SIGTERM
+) -> Running:
+    """Quit everybody whom `find` finds. `signal_for` says how one of them is asked; with 0 it is not."""
+    with urgent(), contextlib.closing(_Quitting(context, find, signal_for)) as quitting:
+        end = max(context.now(), context.deadline - KILL_RESERVE)
+        if (yield from quitting.ask(min(context.now() + grace, end))):
+            yield from quitting.kill(grace)
 
 
-def _ask(fd: int) -> None:
-    # A stopped process acts on TERM only once it goes on.
-    if proc.send(fd, signal.SIGTERM):
-        proc.send(fd, signal.SIGCONT)
+class _Quitting:
+    """One step at work. `known`: who got the signal of this stage already, start by pid."""
 
+    def __init__(self, context: Context, find: Find, signal_for: Callable[[Process], int]) -> None:
+        self._context, self._find, self._signal_for = context, find, signal_for
+        self._watched = Watched(len(proc.pids()))
+        self._known: dict[int, int] = {}
+        self._senders: dict[int, Callable[[int], bool]] = {}
 
-def _kill(fd: int) -> None:
-    with contextlib.suppress(PermissionError):
-        proc.send(fd, signal.SIGKILL)
+    def close(self) -> None:
+        self._watched.close()
 
+    def ask(self, until: float) -> Generator[Wait, frozenset[int], bool]:
+        """Ask everybody, until nobody is left or the clock is at `until`; returns whether somebody is."""
+        looks = 0
+        while True:
+            found, fresh = self._look(self._ask)
+            if not (found or self._watched or self._find.fleeting):
+                return False
+            looks += bool(fresh or self._find.fleeting)
+            if looks > MOST_ASKED_AGAIN:
+                return True
+            yield from self._until_ended(until)
+            if self._watched or self._context.now() >= until:
+                return True
 
-def _reason(process: Process) -> str:
-    where = proc.waits_on(process.pid)
-    return f", it sleeps in the kernel in {where}" if where else ""
+    def kill(self, grace: float) -> Running:
+        """KILL to everybody, until nobody is left or the phase is over; tells who was killed and who is left."""
+        self._known.clear()
+        if self._watched:
+            self._context.tell(f"killing {names(self._watched.processes)}: still running after {grace:g} s")
+        for fd, process in self._watched.items():
+            self._kill(fd, process)
+        end = max(self._context.deadline, self._context.now() + KILL_RESERVE)  # to die takes a moment, too
+        looks, pause, stopped = 0, FIRST_PAUSE, False
+        while True:
+            found, fresh = self._look(self._kill)
+            if not (found or self._watched or self._find.fleeting):
+                return
+            if self._context.now() >= end:
+                break
+            looks += bool(fresh or self._find.fleeting)
+            if looks >= GIVE_UP_AFTER:
+                yield from self._until_ended(min(end, self._context.now() + KILL_RESERVE))
+                break
+            if looks >= STOP_AFTER and not stopped:
+                self._context.tell("somebody is started as fast as it is killed: stopping everybody first")
+                self._find.stop()
+                stopped = True
+                continue
+            yield from self._until_ended(min(end, self._context.now() + pause))
+            pause = 2 * pause if self._watched else FIRST_PAUSE
+        for line in leftover.lines(self._watched.processes):
+            self._context.tell(line)
 
+    def _look(self, treat: Callable[[int, Process], bool]) -> tuple[int, int]:
+        """Find who is there, and treat each once; returns how many there are, and how many of them are new."""
+        found = fresh = 0
+        try:
+            for fd, process in self._find(self._watched.pids, self._known):
+                found += 1
+                if self._known.get(process.pid) != process.start:
+                    fresh += treat(fd, process)
+                self._watched.hold(fd, process)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            self._watched.halve()
+            found += 1  # whoever was not come to
+        return found, fresh
 
-def _who(process: Process) -> str:
-    return f"{process.name} ({process.pid})"
+    def _ask(self, fd: int, process: Process) -> bool:
+        key = process.pid, process.start
+        self._known[process.pid] = process.start
+        if key in self._context.asked:  # by PID 1, and its grace is used up
+            self._send(signal.SIGKILL, fd)
+            return False
+        number = self._signal_for(process)
+        if number and self._send(number, fd):
+            self._context.asked.add(key)
+            if process.state == "T":  # a stopped one acts on it only once it goes on
+                self._send(signal.SIGCONT, fd)
+        return True
 
+    def _kill(self, fd: int, process: Process) -> bool:
+        self._known[process.pid] = process.start
+        self._send(signal.SIGKILL, fd)
+        return True
 
-def _names(processes: Iterable[Process], most: int = 6) -> str:
-    everyone = [_who(process) for process in processes]
-    more = f" and {len(everyone) - most} more" if len(everyone) > most else ""
-    return ", ".join(everyone[:most]) + more if everyone else "nobody"
+    def _send(self, number: int, fd: int) -> bool:
+        send = self._senders.get(number)
+        if send is None:
+            send = self._senders[number] = pidfd.sender(number)
+        return send(fd)
+
+    def _until_ended(self, until: float) -> Running:
+        while self._watched and self._context.now() < until:
+            yield self._watched.wait(until)
+            self._watched.drop_ended()

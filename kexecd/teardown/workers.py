@@ -18,21 +18,113 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 
-from kexecd.kernel import block, syscalls
+from kexecd.kernel import block, dm, md, syscalls
 from kexecd.model import Wait
+from kexecd.teardown import holders
 
 ENDED = -1
 """The errno of a call whose worker died or was killed: nobody knows how far it came."""
 
+MESSAGE = 1 << 17
+"""Bytes of a request or an answer at most; a socket takes 208 KiB (net.core.wmem_default)."""
 
-OPERATIONS: dict[str, Callable[..., None]] = {
-    "umount": syscalls.umount,
+
+def _umount_fuse(point: str, connection: str) -> None:
+    del connection  # what _abort_fuse has to know, also when the mount is not to be seen any more
+    syscalls.umount(point)
+
+
+def _umount_forced(point: str) -> None:
+    syscalls.umount(point, syscalls.MNT_FORCE | syscalls.UMOUNT_NOFOLLOW)
+
+
+def _umount_lazily(point: str) -> None:
+    syscalls.umount(point, syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
+
+
+def _umount_in(door: str, *points: str) -> None:
+    """Unmount in another mount namespace, as many as will go; raises the first OSError."""
+    syscalls.enter_mounts(door)
+    failed: OSError | None = None
+    for point in points:
+        try:
+            syscalls.umount(point)
+        except OSError as error:
+            failed = failed or error
+    if failed:
+        raise failed
+
+
+def _remount_in(door: str, point: str) -> None:
+    syscalls.enter_mounts(door)
+    syscalls.remount_read_only(point)
+
+
+def _abort_fuse(connection: str) -> None:
+    """Let every request to a FUSE daemon fail, those under way too (Documentation/filesystems/fuse)."""
+    fd = os.open(f"/sys/fs/fuse/connections/{connection}/abort", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, b"1")
+    finally:
+        os.close(fd)
+
+
+def _syncfs(point: str) -> None:
+    fd = os.open(point, os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        syscalls.syncfs(fd)
+    finally:
+        os.close(fd)
+
+
+def _find_holders(*words: str) -> str:
+    """Words in pairs: path, device number."""
+    places = map(holders.Place, words[::2], words[1::2])
+    return holders.encode(holders.find(places, but_children_of=os.getppid()))
+
+
+# The umounts differ in what is tried next, and in how long it may take (kexecd.teardown.filesystems).
+OPERATIONS: dict[str, Callable[..., str | None]] = {
+    "umount": syscalls.umount,  # of what is on a disk
+    "umount-beyond": syscalls.umount,  # of what is reached through a server or a daemon
+    "umount-network": syscalls.umount,
+    "umount-fuse": _umount_fuse,
+    "umount-memory": syscalls.umount,
+    "umount-again": syscalls.umount,
+    "umount-force": _umount_forced,
+    "umount-lazy": _umount_lazily,
+    "umount-in": _umount_in,
+    "fuse-abort": _abort_fuse,
     "remount-ro": syscalls.remount_read_only,
+    "remount-ro-in": _remount_in,
     "sync": os.sync,
+    "syncfs": _syncfs,
     "swapoff": syscalls.swapoff,
     "loop-detach": block.detach,
+    "dm-remove": dm.remove,
+    "md-stop": md.stop,
+    "md-settle": md.wait_clean,
+    "holders": _find_holders,
     "sleep": signal.pause,  # never returns: what the tests need to prove that this does not matter
 }
+
+VERBS = {
+    "fuse-abort": "abort FUSE connection",
+    "umount-lazy": "detach",
+    "remount-ro": "remount read-only",
+    "remount-ro-in": "remount read-only",
+    "sync": "write back everything",
+    "syncfs": "write back",
+    "swapoff": "stop swapping to",
+    "loop-detach": "detach",
+    "dm-remove": "close",
+    "md-stop": "stop",
+    "md-settle": "settle",
+    "holders": "find who holds",
+}
+
+ONCE = frozenset(("umount-in", "remount-ro-in"))
+"""Calls after which a worker is in another mount namespace, and of no more use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +133,24 @@ class Call:
     arguments: tuple[str, ...] = ()
     tag: int = 0  # the submitter's own, to know it again
 
+    def __str__(self) -> str:
+        """In words: "unmount /data"."""
+        return f"{VERBS.get(self.operation, 'unmount')} {self.subject}".rstrip()
+
+    @property
+    def subject(self) -> str:
+        """The path of what it is about."""
+        if self.operation == "dm-remove":
+            return f"/dev/mapper/{self.arguments[0]}"
+        return next(iter(self.arguments[1:] if self.operation in ONCE else self.arguments), "")
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     call: Call
     errno: int  # 0: done
     seconds: float
+    text: str = ""  # what the call found, where it looks for something
 
     @property
     def why(self) -> str:
@@ -59,13 +163,31 @@ class _Worker:
     channel: socket.socket
     call: Call
     since: float
+    patience: float
+
+
+_abandoned: dict[int, Call | None] = {}  # None: it ends by itself, and only has to be collected
+
+
+def left_behind() -> tuple[Call, ...]:
+    """The calls that were given up and that the kernel has not ended to this moment, in all of this process."""
+    for pid in tuple(_abandoned):
+        try:
+            ended = os.waitpid(pid, os.WNOHANG)[0]
+        except ChildProcessError:
+            ended = pid
+        if ended:
+            del _abandoned[pid]
+    return tuple(call for call in _abandoned.values() if call)
 
 
 class Workers:
-    """At most `count` calls at a time, each at most `patience` seconds."""
+    """At most `count` calls at a time, each at most `patience` seconds or what `patiences` says of its operation."""
 
-    def __init__(self, count: int, *, patience: float, now: Callable[[], float]) -> None:
-        self._count, self._patience, self._now = count, patience, now
+    def __init__(
+        self, count: int, *, patience: float, now: Callable[[], float], patiences: dict[str, float] | None = None
+    ) -> None:
+        self._count, self._patience, self._now, self._patiences = count, patience, now, patiences or {}
         self._idle: list[_Worker] = []
         self._busy: dict[int, _Worker] = {}
         self._queue: deque[Call] = deque()
@@ -74,19 +196,23 @@ class Workers:
     def busy(self) -> bool:
         return bool(self._busy or self._queue)
 
+    @property
+    def under_way(self) -> tuple[Call, ...]:
+        return (*(worker.call for worker in self._busy.values()), *self._queue)
+
     def submit(self, call: Call) -> None:
         self._queue.append(call)
         self._feed()
 
     def wait(self, until: float) -> Wait:
         """What a step has to yield to be woken when a worker answers or has used up its patience."""
-        ends = [worker.since + self._patience for worker in self._busy.values()]
+        ends = [worker.since + worker.patience for worker in self._busy.values()]
         return Wait(frozenset(self._busy), min([until, *ends]))
 
     def collect(self, readable: Iterable[int]) -> list[Outcome]:
         """The calls that ended, those that were given up among them."""
         outcomes = [self._finish(fd) for fd in readable if fd in self._busy]
-        late = [fd for fd, worker in self._busy.items() if self._now() >= worker.since + self._patience]
+        late = [fd for fd, worker in self._busy.items() if self._now() >= worker.since + worker.patience]
         outcomes += [self._abandon(fd) for fd in late]
         self._feed()
         return outcomes
@@ -111,6 +237,7 @@ class Workers:
         self.give_up()
         for worker in self._idle:
             worker.channel.close()  # an idle worker ends when its channel does
+        for worker in self._idle:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(worker.pid, 0)
         self._idle.clear()
@@ -119,6 +246,7 @@ class Workers:
         while self._queue and len(self._busy) < self._count:
             worker = self._idle.pop() if self._idle else _start()
             worker.call, worker.since = self._queue.popleft(), self._now()
+            worker.patience = self._patiences.get(worker.call.operation, self._patience)
             self._busy[worker.channel.fileno()] = worker
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # shows as its end when it is collected
                 worker.channel.send(json.dumps([worker.call.operation, *worker.call.arguments]).encode())
@@ -126,20 +254,24 @@ class Workers:
     def _finish(self, fd: int) -> Outcome:
         worker = self._busy[fd]
         try:
-            answer = worker.channel.recv(64)
+            answer = worker.channel.recv(MESSAGE)
         except ConnectionResetError:
             answer = b""
         if not answer:
             return self._abandon(fd)
         del self._busy[fd]
-        self._idle.append(worker)
-        return Outcome(worker.call, int(answer), self._now() - worker.since)
+        if worker.call.operation in ONCE:
+            worker.channel.close()
+            _abandoned[worker.pid] = None
+        else:
+            self._idle.append(worker)
+        number, _, text = answer.partition(b" ")
+        return Outcome(worker.call, int(number), self._now() - worker.since, text.decode())
 
     def _abandon(self, fd: int) -> Outcome:
         worker = self._busy.pop(fd)
         os.kill(worker.pid, signal.SIGKILL)  # our own child, not yet waited for: the number is still its own
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(worker.pid, os.WNOHANG)
+        _abandoned[worker.pid] = worker.call
         worker.channel.close()
         return Outcome(worker.call, ENDED, self._now() - worker.since)
 
@@ -156,17 +288,19 @@ def _start() -> _Worker:
         finally:
             os._exit(0)
     theirs.close()
-    return _Worker(pid, ours, Call(""), 0.0)
+    return _Worker(pid, ours, Call(""), 0.0, 0.0)
 
 
 def _serve(channel: socket.socket) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it ends with its channel
-    while request := channel.recv(1 << 16):
+    while request := channel.recv(MESSAGE):
         operation, *arguments = json.loads(request)
+        code, text = 0, ""
         try:
-            OPERATIONS[operation](*arguments)
-            answer = 0
+            text = OPERATIONS[operation](*arguments) or ""
         except OSError as error:
-            answer = error.errno or ENDED
-        channel.send(str(answer).encode())
+            code = error.errno or ENDED
+        channel.send(f"{code} {text[: MESSAGE - 16]}".encode())
+        if operation in ONCE:
+            return

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -29,6 +30,26 @@ ready = lambda: os.write({writer}, str(os.getpid()).encode())
     os.close(reader)
     assert starter.wait(10) == 0 and pid, "the application did not start"
     return int(pid)
+
+
+def crowd(count: int) -> None:
+    """Start many processes that sleep, children of PID 1; returns when all of them are there."""
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        for _ in range(count):
+            if os.fork() == 0:
+                os.write(writer, b"x")
+                os.closerange(3, 256)
+                while True:
+                    signal.pause()
+        os._exit(0)
+    os.close(writer)
+    there = 0
+    while there < count and (part := os.read(reader, 1 << 16)):
+        there += len(part)
+    os.close(reader)
+    os.wait()
+    assert there == count, "they did not start"
 
 
 def walk(*steps: Step, within: float = 10.0) -> tuple[Result, list[Event], float]:

@@ -8,6 +8,7 @@ beside it only ever adds.
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,25 @@ PYTHON = "/usr/bin/python3"
 RUNS = 15
 
 KEXECCTL = f"import sys; sys.path.insert(0, {str(TOP)!r}); from kexecd.cli.main import main; sys.exit(main())"
+# What a restart comes to before it looks at the machine: the whole of it is measured in test_own_overhead.py.
+BEGIN = f"""\
+import sys; sys.path.insert(0, {str(TOP)!r})
+from kexecd.cli.main import parser
+parser("reboot").parse_args(["reboot", "--fast"])
+import kexecd.cli.reboot
+"""
 COMMANDS = {
     "jump.py": ([PYTHON, "-I", "-S", str(TOP / "kexecd" / "jump.py")], 15),
-    "kexecctl --version": ([PYTHON, "-I", "-c", KEXECCTL, "--version"], 40),
-    "kexecctl status": ([PYTHON, "-I", "-c", KEXECCTL, "status"], 80),
+    "kexecctl --version": ([PYTHON, "-I", "-c", KEXECCTL, "--version"], 20),
+    "kexecctl status": ([PYTHON, "-I", "-c", KEXECCTL, "status"], 75),
+    "kexecctl reboot": ([PYTHON, "-I", "-c", BEGIN], 90),
 }
+
+LATE = (
+    "bz2", "hashlib", "lzma", "psutil", "shutil", "subprocess", "yaml",
+    "kexecd.bootmount", "kexecd.cli.image", "kexecd.discover.select", "kexecd.discover.sources",
+)
+"""What a restart into an image that is in memory has no use for."""
 
 pytestmark = pytest.mark.perf
 
@@ -43,3 +58,9 @@ def test_it_begins_within_its_budget(name: str, capsys: pytest.CaptureFixture[st
     with capsys.disabled():
         print(f"\n{name}: {least:.1f} ms of CPU, of {budget} ms")
     assert least <= budget
+
+
+def test_a_restart_begins_without_what_only_a_choice_or_a_load_needs() -> None:
+    code = f"{BEGIN}print(*[name for name in {LATE!r} if name in sys.modules])"
+    done = subprocess.run([PYTHON, "-I", "-c", code], stdout=subprocess.PIPE, text=True, check=True, timeout=60)
+    assert done.stdout.split() == []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What becomes of the machine when kexecd itself breaks on the way down. Nothing here forks, detaches or restarts."""
+"""What becomes of the machine when kexecd itself breaks on the way down. Nothing here detaches or restarts."""
 
 from __future__ import annotations
 
@@ -7,45 +7,125 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
-from kexecd import handoff
-from kexecd.cli import descent, reboot
+from kexecd import handoff, loader
+from kexecd.cli import descent, steps
+from kexecd.cli.descent import Attempt, Descent
 from kexecd.cli.draft import Draft
 from kexecd.config.policy import Policy
 from kexecd.errors import NotRestarted, Refusal
 from kexecd.executor import Executor
+from kexecd.init import finish
 from kexecd.init.none import NoInit
-from kexecd.model import Act, Plan, Way
+from kexecd.model import Act, Context, FileRecord, ImageRecord, LoadMethod, Phase, Plan, Running, Verdict, Way
 
-DRAFT = Draft(NoInit("nobody"), Policy(), Plan(Way.FAST, Act.KEXEC, 10.0, ()), None, None)
+IMAGE = ImageRecord(
+    "id", "6.1", FileRecord("/boot/vmlinuz", 1, ""), (), "", "nonce", LoadMethod.KEXEC_FILE_LOAD, 0.0
+)
+
+
+@dataclass(frozen=True)
+class Look:
+    """A step that finds everything clean, and remembers that it was there."""
+
+    name: str
+    log: list[str] = field(default_factory=list)
+
+    def describe(self) -> str:
+        return "look"
+
+    def run(self, context: Context) -> Running:
+        self.log.append(self.name)
+        context.verdict = Verdict()
+        yield from ()
+
+    def undo(self) -> None:
+        self.log.append(f"undo {self.name}")
 
 
 @dataclass
 class Scene:
     writer: int
     reader: int
+    log: list[str] = field(default_factory=list)
     finished: list[Act] = field(default_factory=list)
-    taken_back: int = 0
 
-    def take_back(self) -> None:
-        self.taken_back += 1
+    def walk(self, attempt: Attempt = Attempt.WHOLE) -> None:
+        phases = (
+            Phase("first", 1, "", (Look("first", self.log),)),
+            Phase("down", 5000, "", (Look("down", self.log),), commit=True),
+            Phase("last", 6000, "", (Look("last", self.log),)),
+        )
+        hurry = (Phase("close", 5000, "", (Look("close", self.log),), commit=True),)
+        draft = Draft(NoInit("nobody"), Policy(), Plan(Way.FAST, Act.KEXEC, 10.0, phases, hurry), None, None)
+        Descent(draft, force=False, watcher=self.writer).walk(attempt)
 
-    def descend(self) -> None:
-        descent._descend(DRAFT, force=False, take_back=self.take_back, watcher=self.writer)
+    def told(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in os.read(self.reader, 1 << 16).splitlines()]
 
 
 @pytest.fixture
-def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+def scene(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Scene]:
     reader, writer = os.pipe()
     scene = Scene(writer, reader)
     monkeypatch.setattr(descent, "_detach", lambda: None)
+    monkeypatch.setattr(descent, "RUN_DIR", str(tmp_path))
     monkeypatch.setattr(descent, "open_quietly", lambda path, flags: ())
-    monkeypatch.setattr(descent, "finish", lambda init, act, **options: scene.finished.append(act))
+    monkeypatch.setattr(finish, "finish", lambda init, act, **options: scene.finished.append(act))
     yield scene
     os.close(reader)
     os.close(writer)
+
+
+def test_the_whole_plan_ends_in_the_act_that_it_was_made_for(scene: Scene) -> None:
+    scene.walk()
+    assert (scene.log, scene.finished) == (["first", "down", "last"], [Act.KEXEC])
+
+
+@pytest.mark.parametrize(
+    ("attempt", "walked", "act"),
+    [
+        (Attempt.REST, ["down", "last"], Act.KEXEC),
+        (Attempt.HURRY, ["close"], Act.KEXEC),
+        (Attempt.BARE, [], Act.FIRMWARE),
+    ],
+)
+def test_each_further_attempt_does_less_and_always_restarts(
+    scene: Scene, attempt: Attempt, walked: list[str], act: Act
+) -> None:
+    scene.walk(attempt)
+    assert (scene.log, scene.finished) == (walked, [act])
+
+
+def test_a_bug_before_the_commit_point_leaves_the_machine_as_it_was(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaks(monkeypatch, committed=False)
+    scene.walk()
+    assert scene.finished == []
+    refused = scene.told()[-1]["refused"]
+    assert isinstance(refused, dict) and "a bug" in refused["why"]
+
+
+def test_a_bug_after_it_is_left_to_the_standby(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which sees the walker end without a word."""
+    breaks(monkeypatch, committed=True)
+
+    class Ended(BaseException):
+        pass
+
+    def end(status: int) -> None:
+        raise Ended
+
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(descent, "Standby", lambda *arguments, **options: None)
+    with pytest.raises(Ended):
+        scene.walk()
+    assert scene.finished == []
+    assert "a bug" in str(scene.told()[-1]["text"])
 
 
 def breaks(monkeypatch: pytest.MonkeyPatch, *, committed: bool) -> None:
@@ -54,22 +134,6 @@ def breaks(monkeypatch: pytest.MonkeyPatch, *, committed: bool) -> None:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(Executor, "run", run)
-
-
-def test_a_bug_before_the_commit_point_leaves_the_machine_as_it_was(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    breaks(monkeypatch, committed=False)
-    scene.descend()
-    assert (scene.finished, scene.taken_back) == ([], 1)
-    told = json.loads(os.read(scene.reader, 4096))
-    assert "a bug" in told["refused"]["why"] and told["exit"] == NotRestarted.exit_code
-
-
-def test_a_bug_after_it_ends_in_a_restart_through_the_firmware(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    breaks(monkeypatch, committed=True)
-    scene.descend()
-    assert (scene.finished, scene.taken_back) == ([Act.FIRMWARE], 0)
 
 
 def test_a_line_that_was_cut_off_is_passed_over_by_whoever_watches() -> None:
@@ -82,13 +146,18 @@ def test_a_line_that_was_cut_off_is_passed_over_by_whoever_watches() -> None:
 
 
 def test_a_record_that_cannot_be_written_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kexecd.model import FileRecord, ImageRecord, LoadMethod
-
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
+    monkeypatch.setattr(loader, "loaded_record", lambda: IMAGE)
     monkeypatch.setattr(handoff, "write", full)
-    kernel = FileRecord("/boot/vmlinuz", 1, "")
-    image = ImageRecord("id", "6.1", kernel, (), "", "n", LoadMethod.KEXEC_FILE_LOAD, 0.0)
     with pytest.raises(Refusal, match="ENOSPC"):
-        reboot._write_pending(DRAFT, image)
+        steps.WriteDown(Way.FAST)._write()
+
+
+def test_an_image_that_went_away_meanwhile_is_a_refusal_and_no_restart_without_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loader, "loaded_record", lambda: None)
+    with pytest.raises(Refusal, match="unloaded the image meanwhile"):
+        steps.WriteDown(Way.FAST)._write()

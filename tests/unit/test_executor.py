@@ -9,9 +9,24 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from kexecd.errors import NotRestarted
-from kexecd.executor import OVERTIME, Executor, RealClock, Result
-from kexecd.model import Act, Context, Event, EventKind, Phase, Plan, Running, Step, Verdict, Wait, Way
+from kexecd.errors import BadImage, NotRestarted
+from kexecd.executor import OVERTIME, PULSE, Control, Executor, RealClock, Result, Witness
+from kexecd.model import (
+    Act,
+    Ask,
+    Context,
+    Event,
+    EventKind,
+    Left,
+    Phase,
+    Plan,
+    Running,
+    State,
+    Step,
+    Verdict,
+    Wait,
+    Way,
+)
 
 Body = Callable[[Context], Generator[Wait, frozenset[int], None]]
 
@@ -73,7 +88,7 @@ def clean(context: Context) -> Generator[Wait, frozenset[int], None]:
     yield from ()
 
 
-def phase(name: str, *steps: Step, **options: float | bool) -> Phase:
+def phase(name: str, *steps: Step, **options: float | bool | State) -> Phase:
     return Phase(name, 0, "", steps, **options)  # type: ignore[arg-type]
 
 
@@ -173,9 +188,9 @@ def test_a_plan_in_which_nobody_looked_is_not_clean() -> None:
     ("verdict", "wanted", "anyway", "act"),
     [
         (Verdict(), Act.KEXEC, False, Act.KEXEC),
-        (Verdict(residue=("/net is mounted",)), Act.KEXEC, False, Act.KEXEC),
-        (Verdict(dirt=("/ is writable",)), Act.KEXEC, False, Act.FIRMWARE),
-        (Verdict(dirt=("/ is writable",)), Act.KEXEC, True, Act.KEXEC),
+        (Verdict(residue=(Left("/net", "is mounted"),)), Act.KEXEC, False, Act.KEXEC),
+        (Verdict(dirt=(Left("/", "is writable"),)), Act.KEXEC, False, Act.FIRMWARE),
+        (Verdict(dirt=(Left("/", "is writable"),)), Act.KEXEC, True, Act.KEXEC),
         (Verdict(), Act.FIRMWARE, False, Act.FIRMWARE),
     ],
 )
@@ -202,3 +217,147 @@ def test_what_is_described_is_what_is_told_when_it_runs() -> None:
     steps = [Scripted("a"), Scripted("b")]
     _, events, _ = execute(phase("x", *steps))
     assert [event.text for event in events if event.kind is EventKind.STEP] == [step.describe() for step in steps]
+
+
+@dataclass
+class Question:
+    ask: Ask
+    by: str = "process 7"
+    answers: list[tuple[bool, str]] = field(default_factory=list)
+
+    def answer(self, done: bool, text: str) -> None:
+        self.answers.append((done, text))
+
+
+class Asked(Control):
+    """Somebody asks as soon as a step waits, so many waits later."""
+
+    def __init__(self, question: Question, after: int = 0) -> None:
+        self.question, self.after = question, after
+
+    def take(self, readable: frozenset[int]) -> list[Question]:
+        self.after -= 1
+        return [self.question] if self.after == -1 else []
+
+
+def asked(ask: Ask, *phases: Phase, hurry: tuple[Phase, ...] = (), after: int = 0) -> tuple[Question, list[Event]]:
+    events: list[Event] = []
+    question = Question(ask)
+    plan = Plan(Way.FAST, Act.KEXEC, 10.0, phases, hurry)
+    Executor(plan, emit=events.append, clock=FakeClock(), control=Asked(question, after)).run()
+    return question, events
+
+
+def test_cancelled_before_the_commit_point_it_undoes_everything_and_then_says_so() -> None:
+    log: list[str] = []
+    question = Question(Ask.CANCEL)
+    phases = (phase("first", Scripted("a", None, log)), phase("second", Scripted("b", sleeps(1), log)))
+    plan = Plan(Way.FAST, Act.KEXEC, 10.0, phases)
+    events: list[Event] = []
+    with pytest.raises(NotRestarted, match="cancelled by process 7"):
+        Executor(plan, emit=events.append, clock=FakeClock(), control=Asked(question)).run()
+    assert log == ["run a", "run b", "undo b", "undo a"]
+    assert [done for done, _ in question.answers] == [True]
+    assert events[-1].kind is EventKind.STATE and events[-1].text == State.NORMAL
+
+
+def test_cancelled_after_it_nothing_is_undone_and_the_answer_says_why() -> None:
+    log: list[str] = []
+    question, _ = asked(
+        Ask.CANCEL,
+        phase("down", Scripted("a", sleeps(1), log), commit=True),
+        phase("verdict", Scripted("b", clean, log)),
+    )
+    assert log == ["run a", "run b"]
+    assert question.answers[0][0] is False and "commit point" in question.answers[0][1]
+
+
+def test_now_skips_what_is_left_and_walks_the_hurried_phases() -> None:
+    log: list[str] = []
+    question, events = asked(
+        Ask.NOW,
+        phase("down", Scripted("slow", sleeps(5), log), commit=True),
+        phase("skipped", Scripted("never", None, log)),
+        hurry=(phase("close", Scripted("close", clean, log)),),
+    )
+    assert log == ["run slow", "run close"]
+    assert question.answers == [(True, "nobody is asked any more")]
+    assert events[-1].at < 105 + 1
+
+
+def test_now_waits_for_what_there_can_be_no_jump_without() -> None:
+    log: list[str] = []
+    asked(
+        Ask.NOW,
+        phase("load", Scripted("load", sleeps(3), log), essential=True, at_least=10.0),
+        phase("record", Scripted("record", sleeps(1), log), essential=True, at_least=10.0),
+        phase("hooks", Scripted("hooks", sleeps(1), log)),
+        hurry=(phase("close", Scripted("close", clean, log), commit=True),),
+    )
+    assert log == ["run load", "run record", "run close"]
+
+
+def test_a_hurry_cannot_be_hurried() -> None:
+    question, _ = asked(
+        Ask.NOW, phase("down", Scripted("a", sleeps(1)), commit=True), phase("verdict", Scripted("b", clean))
+    )
+    assert question.answers[0][0] is False  # this plan knows no shorter way
+
+
+def test_a_plan_that_leaves_the_going_down_to_pid_1_ends_prepared_and_without_a_verdict() -> None:
+    events: list[Event] = []
+    plan = Plan(Way.ORDERLY, Act.KEXEC, 10.0, (phase("hand over", Scripted("ask"), reaches=State.PREPARED),))
+    result = Executor(plan, emit=events.append, clock=FakeClock()).run()
+    assert not result.committed
+    assert [event.text for event in events if event.kind is EventKind.STATE] == ["prepared"]
+    assert not [event for event in events if event.kind is EventKind.VERDICT]
+
+
+def test_a_refusal_of_a_step_is_passed_on_as_it_is() -> None:
+    def refuses(context: Context) -> Generator[Wait, frozenset[int], None]:
+        yield Wait(frozenset(), context.now())
+        raise BadImage("cannot boot it", "it is truncated")
+
+    log: list[str] = []
+    with pytest.raises(BadImage, match="truncated"):
+        execute(phase("first", Scripted("a", refuses, log)))
+    assert log == ["run a", "undo a"]
+
+
+def test_the_deadline_counts_from_the_commit_point() -> None:
+    """What was loaded and asked before it took as long as it took."""
+    left: list[float] = []
+
+    def look(context: Context) -> Generator[Wait, frozenset[int], None]:
+        left.append(context.deadline - context.now())
+        yield from clean(context)
+
+    execute(
+        phase("load", Scripted("load", sleeps(60)), share=0.0, at_least=120.0),
+        phase("down", Scripted("look", look), commit=True),
+    )
+    assert left == pytest.approx([10.0])
+
+
+def test_the_witness_hears_every_step_and_the_commit_point() -> None:
+    heard: list[object] = []
+
+    class Listening(Witness):
+        def begun(self, step: int) -> None:
+            heard.append(step)
+
+        def committed(self) -> None:
+            heard.append("committed")
+
+        def alive(self) -> None:
+            heard.append("alive")
+
+    plan = Plan(
+        Way.FAST,
+        Act.KEXEC,
+        100.0,
+        (phase("a", Scripted("a"), Scripted("b")), phase("c", Scripted("c", sleeps(PULSE * 3)), commit=True)),
+    )
+    Executor(plan, emit=lambda event: None, clock=FakeClock(), witness=Listening()).run()
+    assert [word for word in heard if word != "alive"] == [0, 1, "committed", 2]
+    assert heard.count("alive") >= 3, "a long step is no silence"

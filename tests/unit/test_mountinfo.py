@@ -7,8 +7,7 @@ import pytest
 
 from kexecd.kernel import mountinfo
 from kexecd.kernel.mountinfo import Kind
-from kexecd.model import Cleanliness, Mount
-from kexecd.teardown.filesystems import judge
+from kexecd.model import Mount
 from kexecd.teardown.graph import going
 
 # What a Debian 12 guest shows, and some lines of other machines.
@@ -78,13 +77,15 @@ def test_what_runs_from_nothing_is_unmounted_with_all_that_is_mounted_on_it() ->
     }
 
 
-def test_a_writable_disk_is_dirt_and_a_network_mount_is_residue() -> None:
-    verdict = judge(mountinfo.parse(TEXT))
-    assert verdict.cleanliness is Cleanliness.DIRTY
-    assert "/data (/dev/vdb, ext4) is still writable" in verdict.dirt
-    assert any("/net" in line for line in verdict.residue)
-    assert judge(()).cleanliness is Cleanliness.CLEAN
-    assert judge([by_point()["/net"]]).cleanliness is Cleanliness.RESIDUE
+def test_a_fuse_connection_is_named_by_the_device_number() -> None:
+    assert mountinfo.fuse_connection(by_point()["/run/user/1000/doc"]) == "48"
+    (block,) = mountinfo.parse("43 22 8:17 / /mnt rw - fuseblk /dev/sdb1 rw")
+    assert mountinfo.fuse_connection(block) == str(8 << 20 | 17)
+
+
+def test_a_line_ends_in_a_newline_and_in_nothing_else() -> None:
+    (mount,) = mountinfo.parse("43 22 8:17 / /a\rb\x0cc\x85d\u2028e rw - ext4 /dev/sdb1 rw\n")
+    assert mount.point == "/a\rb\x0cc\x85d\u2028e"
 
 
 def test_the_module_never_asks_a_filesystem_about_itself() -> None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexecd.config import policy
+from kexecd.config import hook_rows, policy
+from kexecd.config.hook_rows import HookRow
 from kexecd.config.policy import PATH, ROWS, Choosing, OnDirty, Policy, default_file, parse, read_policy, untrusted
 from kexecd.errors import BadConfig, Refusal
 
@@ -27,19 +28,24 @@ def test_a_file_that_sets_nothing_is_the_default_policy(text: str) -> None:
 
 
 def test_settings_are_read_with_where_they_stand() -> None:
-    found = parse("within: 20\ngrace:\n  services: 7.5\n  processes: 0\non-dirty: kexec\nannounce: false\n", "f")
+    graces = "grace:\n  guests: 60\n  sessions: 3\n  services: 7.5\n  processes: 0\n"
+    found = parse(f"within: 20\n{graces}on-dirty: kexec\nannounce: false\n", "f")
     assert found == Policy(
         within=20.0,
+        grace_guests=60.0,
+        grace_sessions=3.0,
         grace_services=7.5,
         grace_processes=0.0,
         on_dirty=OnDirty.KEXEC,
         announce=False,
         origins=(
             ("within", "f:1"),
-            ("grace_services", "f:3"),
-            ("grace_processes", "f:4"),
-            ("on_dirty", "f:5"),
-            ("announce", "f:6"),
+            ("grace_guests", "f:3"),
+            ("grace_sessions", "f:4"),
+            ("grace_services", "f:5"),
+            ("grace_processes", "f:6"),
+            ("on_dirty", "f:7"),
+            ("announce", "f:8"),
         ),
     )
     assert found.origin("within") == "f:1"
@@ -173,7 +179,15 @@ def test_the_default_file_shows_the_defaults() -> None:
     commented = [line[1:] for line in lines if line[1:2] != " " or (line[2:3] == " " and line[3:4] != "#")]
     found = parse("\n".join(commented))
     assert {name for name, _ in found.origins} == {row.dest for row in ROWS}
-    assert found == Policy(origins=found.origins)
+    assert found == Policy(origins=found.origins, hooks=found.hooks)
+    # A hook has no default; its name and its command stand for an example.
+    (hook,) = found.hooks
+    assert hook == HookRow(name=hook.name, command=hook.command, origin=hook.origin)
+
+
+def test_the_default_file_shows_every_key_of_a_hook() -> None:
+    shown = {line.lstrip("# -").partition(":")[0] for line in default_file().partition("#hooks:")[2].splitlines()}
+    assert {row.key.removeprefix("hooks.") for row in hook_rows.ROWS} <= shown
 
 
 def test_the_default_file_is_the_one_that_is_installed() -> None:
@@ -182,7 +196,10 @@ def test_the_default_file_is_the_one_that_is_installed() -> None:
 
 
 YAML = st.lists(
-    st.sampled_from(["within", "grace", "services", ": ", "\n", "  ", "- ", "5", "&a", "*a", "!", "{", "}", "[", "'"])
+    st.sampled_from(
+        ["within", "grace", "services", ": ", "\n", "  ", "- ", "5", "&a", "*a", "!", "{", "}", "[", "]", "'", ", "]
+        + ["hooks:\n- ", "name: a", "command: [/a", "priority: ", "calls: [", "freeze"]
+    )
 ).map("".join)
 
 

@@ -38,7 +38,7 @@ def _state(guest: Guest) -> tuple[str, str, list[str]]:
 def refused(guest: Guest, *arguments: str, user: str | None = None) -> tuple[ExitCode, str]:
     """The exit code and the sentence of `kexecctl reboot --fast`; both outputs have to tell the same."""
     done = guest.run("/usr/sbin/kexecctl", "reboot", "--fast", "--json", *arguments, user=user, timeout=60, check=False)
-    told = json.loads(done.stdout)["refused"]
+    told = json.loads(done.stdout.splitlines()[-1])["refused"]  # the last line, after the events
     sentence = done.stderr.splitlines()[0].removeprefix("kexecctl: ")
     assert told["why"] in sentence and told["instead"] in sentence, done.stderr
     assert told["exit"] == ExitCode(done.exit_code).label

@@ -18,6 +18,7 @@ What is here, in the order in which it is used:
 
     recipe      what a guest is made of, and the key that names it; provision: the scripts that make it so
     loaders     GRUB, systemd-boot or none: what installs it, and its firmware
+    storage     what the root and further disks are made of, and the script that lays them out
     mirrors     the host's Debian mirror
     tools       bounded runs of the host's tools; progress: signs of life on stderr
     cache       .cache/vm: one builder at a time, atomic, pruned, sparing what is in use

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Disks as raw image files, made without a loop device: a bare ext4, or a GPT with the root as second partition.
+"""Disks as raw image files, made without a loop device: blank, a bare ext4, or a GPT of two partitions.
 
 Needs e2fsprogs, and gdisk for the partitions.
 """
@@ -23,6 +23,27 @@ def make_ext4(disk: Path, mib: int, label: str, content: Path | None = None) -> 
     _mke2fs(disk, mib, label, content)
 
 
+def make_blank(disk: Path, mib: int) -> None:
+    """Make `disk` a disk of `mib` MiB with nothing on it."""
+    with disk.open("wb") as file:
+        file.truncate(mib * MIB)
+
+
+def make_boot_disk(disk: Path, boot_mib: int, mib: int, boot: Path) -> None:
+    """Make `disk` a /boot of `boot_mib` MiB that holds what lies in `boot`, and a second, blank partition of `mib`."""
+    start = EDGE_MIB + boot_mib
+    make_blank(disk, start + mib + EDGE_MIB)
+    run_tool(
+        "sgdisk",
+        f"--new=1:{EDGE_MIB}MiB:+{boot_mib}MiB",
+        f"--new=2:{start}MiB:+{mib}MiB",
+        "--typecode=2:8309",
+        disk,
+        timeout=DISK_TIMEOUT,
+    )
+    _mke2fs(disk, boot_mib, "boot", boot, "-E", f"offset={EDGE_MIB * MIB}")
+
+
 def make_root_disk(disk: Path, loader: Loader, mib: int, content: Path) -> None:
     """Make `disk` what `loader` can be installed on, with a root filesystem of `mib` MiB that holds `content`."""
     first = loader.first_partition
@@ -30,8 +51,7 @@ def make_root_disk(disk: Path, loader: Loader, mib: int, content: Path) -> None:
         make_ext4(disk, mib, "root", content)
         return
     start = EDGE_MIB + first.mib
-    with disk.open("wb") as file:
-        file.truncate((start + mib + EDGE_MIB) * MIB)
+    make_blank(disk, start + mib + EDGE_MIB)
     run_tool(
         "sgdisk",
         f"--new=1:{EDGE_MIB}MiB:+{first.mib}MiB",

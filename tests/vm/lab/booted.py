@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A guest that has booted already: booted once, saved in the cache, and started from there by every test.
 
-Where a boot loader starts it, that was installed before, in a boot that served for nothing else.
+Where a boot loader starts it, or its root lies on more than a disk, that was made before, in a boot that served for
+nothing else.
 """
 
 from __future__ import annotations
@@ -71,17 +72,34 @@ def with_later_kernels(snapshot: Snapshot) -> Snapshot:
 
 def _start(hardware: Hardware, image: GuestImage, workdir: Path) -> Guest:
     """The guest, switched on; with its boot loader where it has one."""
-    loader = image.recipe.loader
-    if not loader.on_disk:
+    recipe = image.recipe
+    if recipe.storage:
+        installer = replace(
+            hardware, cmdline=recipe.storage.installer_cmdline, extra_qemu=_installer_disks(image.system)
+        )
+        what, setup = "lays its storage out", recipe.storage.setup_script
+    elif recipe.loader.on_disk:
+        installer = replace(hardware, direct=True)
+        what, setup = f"installs {recipe.loader}", recipe.loader.setup
+    else:
         return Guest.start_on(hardware, image, workdir=workdir)
-    with (
-        step(f"{image.recipe.name} installs {loader}"),
-        Guest.start_on(replace(hardware, direct=True), image, workdir=workdir) as guest,
-    ):
+    with step(f"{recipe.name} {what}"), Guest.start_on(installer, image, workdir=workdir) as guest:
         guest.wait_ready(BOOT_TIMEOUT)
-        guest.run("/bin/sh", "-c", loader.setup, timeout=INSTALL_TIMEOUT)
+        guest.run("/bin/sh", "-c", setup, timeout=INSTALL_TIMEOUT)
         guest.power_off()
     return Guest.start_again(hardware, image, workdir=workdir)
+
+
+def _installer_disks(system: Path) -> tuple[str, ...]:
+    """The plain system twice: to run from, with what it writes thrown away; and untouched, to be copied."""
+    where = str(system).replace(",", ",,")
+    arguments = []
+    for name, how in (("installer", "snapshot=on"), ("system", "readonly=on")):
+        arguments += [
+            "-drive", f"if=none,id={name},format=raw,cache=unsafe,{how},file={where}",
+            "-device", f"virtio-blk-pci,drive={name}",
+        ]  # fmt: skip
+    return tuple(arguments)
 
 
 def _make(directory: Path, what: str, fill: Callable[[Path], None]) -> None:

@@ -42,7 +42,7 @@ _REPLAY = re.compile(
     | F2FS-fs\ .*recover\w*\ .*(?:fsync|data)
     | (?:REISERFS|JFS|jfs)\b.*repl[a-z]*\ .*(?:journal|transaction)
     | FAT-fs\ .*not\ properly\ unmounted
-    | md/raid\S*:.*not\ clean
+    | md/raid\S*:.*not\ clean | md:\ (?:resync|recovery)\ of\ RAID\ array
     # e2fsck and fsck.fat, whose lines begin with the device or its label
     | :\ recovering\ journal
     | :\ Clearing\ orphaned\ inode

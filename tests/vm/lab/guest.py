@@ -83,6 +83,8 @@ class Guest:
         """The same on a machine that is described already."""
         overlay(image.root, workdir / ROOT)
         overlay(image.data, workdir / DATA)
+        for disk, name in zip(image.disks, hardware.disks, strict=True):
+            overlay(disk, workdir / name)
         if hardware.firmware is Firmware.UEFI:
             new_efi_variables(workdir / EFI_VARIABLES)
         return cls.start_again(hardware, image, workdir=workdir)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.vm.lab.accel import Accel, best_accel
@@ -28,10 +28,14 @@ class Hardware:
     direct: bool = True
     """Whether QEMU puts `kernel` into memory itself; else the firmware boots what was installed on the root disk."""
 
+    disks: tuple[str, ...] = field(default=(), repr=False)
+    """The files of further disks, after root and data. Not in a snapshot's key: the image's key names them already."""
+
     @property
     def files(self) -> tuple[str, ...]:
         """The names of the files that this machine writes to, in its working directory."""
-        return (ROOT, DATA, EFI_VARIABLES) if self.firmware is Firmware.UEFI else (ROOT, DATA)
+        variables = (EFI_VARIABLES,) if self.firmware is Firmware.UEFI else ()
+        return (ROOT, DATA, *self.disks, *variables)
 
 
 def hardware_for(
@@ -45,5 +49,8 @@ def hardware_for(
     """The machine that boots `image` here, with the best accelerator that this host has."""
     cmdline = f"{image.recipe.cmdline} {extra_cmdline}".strip()
     accel = best_accel(image.kernel)
-    firmware = image.recipe.loader.firmware
-    return Hardware(accel, memory_mib, cpus, image.kernel, image.initrd, cmdline, tuple(extra_qemu), firmware)
+    return Hardware(
+        accel, memory_mib, cpus, image.kernel, image.initrd, cmdline, tuple(extra_qemu),
+        firmware=image.recipe.loader.firmware,
+        disks=tuple(f"{path.stem}.qcow2" for path in image.disks),
+    )  # fmt: skip

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.vm.lab import cache, provision
-from tests.vm.lab.bootdisk import DISK_TIMEOUT, make_ext4, make_root_disk
+from tests.vm.lab.bootdisk import DISK_TIMEOUT, make_blank, make_boot_disk, make_ext4, make_root_disk
 from tests.vm.lab.cache import REPO
 from tests.vm.lab.errors import BuildError
 from tests.vm.lab.mirrors import KEYRING, host_mirrors
@@ -59,6 +59,19 @@ class GuestImage:
     def data(self) -> Path:
         """The data disk, /dev/vdb on /data, an empty raw ext4 image."""
         return self.directory / "data.img"
+
+    @property
+    def system(self) -> Path:
+        """The root filesystem, a raw ext4 image, where the recipe's storage is laid out in the guest: then the root
+        disk has none yet.
+        """
+        return self.directory / "system.img"
+
+    @property
+    def disks(self) -> tuple[Path, ...]:
+        """The recipe's further disks, blank."""
+        storage = self.recipe.storage
+        return tuple(self.directory / f"{disk.name}.img" for disk in storage.disks) if storage else ()
 
     @property
     def kernel(self) -> Path:
@@ -170,10 +183,27 @@ def _fill(image: GuestImage, base: Path, install: Install) -> None:
         _settle(image, root)
         shutil.copyfile(_kernel_file(root, "vmlinuz", image.recipe), image.kernel)
         shutil.copyfile(_kernel_file(root, "initrd.img", image.recipe), image.initrd)
-        make_root_disk(image.root, image.recipe.loader, image.recipe.root_mib, root)
+        _make_disks(image, root)
         make_ext4(image.data, image.recipe.data_mib, "data")
     finally:
         shutil.rmtree(root)
+
+
+def _make_disks(image: GuestImage, root: Path) -> None:
+    recipe, storage = image.recipe, image.recipe.storage
+    if storage is None:
+        make_root_disk(image.root, recipe.loader, recipe.root_mib, root)
+        return
+    boot = image.directory / "boot"
+    (root / "boot").rename(boot)
+    try:
+        (root / "boot").mkdir()
+        make_boot_disk(image.root, storage.boot_mib, storage.mib, boot)
+        make_ext4(image.system, recipe.root_mib, "root", root)
+    finally:
+        shutil.rmtree(boot)
+    for path, disk in zip(image.disks, storage.disks, strict=True):
+        make_blank(path, disk.mib)
 
 
 def _settle(image: GuestImage, root: Path) -> None:

@@ -61,7 +61,8 @@ def qemu_arguments(
         "-chardev", f"socket,id=agent,fd={agent}",
         "-device", f"virtserialport,chardev=agent,name={AGENT_PORT}",
     ]  # fmt: skip
-    for name, path in (("root", root), ("data", data)):
+    further = ((f"disk{number}", root.with_name(name)) for number, name in enumerate(hardware.disks))
+    for name, path in (("root", root), ("data", data), *further):
         # cache=unsafe: a host that loses power loses the test anyway; what the guest flushed survives the
         # guest's own resets.
         arguments += [

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from tests.vm.lab import provision
 from tests.vm.lab.loaders import Loader
+from tests.vm.lab.storage import LAYERED, Storage
 
 # Raise it when something outside the recipe and its scripts changes what a base image holds (mke2fs options,
 # for one).
@@ -62,27 +63,39 @@ class Recipe:
     later_kernels: tuple[str, ...] = ()
     """Kernel meta packages that are not installed: they lie, with what they need, in provision.PACKAGE_STORE."""
     loader: Loader = Loader.QEMU
+    storage: Storage | None = None
+    """What the root and the other disks are made of; None: the root and /data are a disk each."""
     root_mib: int = 2048
     data_mib: int = 1024
 
     @property
     def cmdline(self) -> str:
         """What QEMU gives to a kernel that it puts into memory itself."""
-        return f"root={self.loader.root_device} ro console=ttyS0,115200"
+        return f"root={self.root_device} ro console=ttyS0,115200"
+
+    @property
+    def root_device(self) -> str:
+        """The block device of the root filesystem."""
+        return self.storage.root_device if self.storage else self.loader.root_device
 
     def base_scripts(self) -> dict[str, str]:
         """The scripts that run in the new root while its packages are installed, by hook name."""
         return {
-            "essential": provision.essential_script(self.loader.root_device, self.loader.settings),
-            "customize": provision.customize_script(self.masked_units, self.later_kernels),
+            "essential": provision.essential_script(
+                self.root_device, {**self.loader.settings, **dict(self.storage.settings if self.storage else ())}
+            ),
+            "customize": provision.customize_script(self.masked_units, self.later_kernels)
+            + (self.storage.customize if self.storage else ""),
         }
 
     @property
     def key(self) -> str:
         """Twelve hex digits that change whenever the base image would."""
+        # Without what a recipe has not: a new kind of guest does not make the others anew.
+        fields = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
         contents = {
             "version": RECIPE_VERSION,
-            "recipe": dataclasses.asdict(self),
+            "recipe": fields,
             "scripts": self.base_scripts(),
             "in_the_guest": (self.loader.setup, provision.INSTALL_LATER),
             "first_partition": repr(self.loader.first_partition),
@@ -133,4 +146,33 @@ DEBIAN12_SYSTEMD_BOOT = dataclasses.replace(
     loader=Loader.SYSTEMD_BOOT,
 )
 
-RECIPES = {recipe.name: recipe for recipe in (DEBIAN12_SYSTEMD, DEBIAN12_GRUB, DEBIAN12_SYSTEMD_BOOT)}
+# The same machine with storage on storage. What nothing here needs at boot is masked: each costs emulated seconds, and
+# this guest boots more often than any other.
+DEBIAN12_STORAGE = dataclasses.replace(
+    DEBIAN12_SYSTEMD,
+    name="debian12-storage",
+    packages=(
+        *DEBIAN12_SYSTEMD.packages,
+        "cryptsetup", "cryptsetup-initramfs", "lvm2", "mdadm", "xfsprogs", "btrfs-progs", "nfs-kernel-server",
+    ),
+    masked_units=(
+        *DEBIAN12_SYSTEMD.masked_units,
+        "lvm2-monitor.service", "lvm2-lvmpolld.socket", "dm-event.socket",
+        "mdmonitor.service", "mdmonitor-oneshot.timer", "mdcheck_start.timer", "mdcheck_continue.timer",
+        "xfs_scrub_all.timer",
+        *(f"modprobe@{module}.service" for module in ("configfs", "drm", "efi_pstore", "fuse")),
+        "dev-hugepages.mount", "dev-mqueue.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount",
+        "sys-kernel-config.mount", "sys-fs-fuse-connections.mount", "proc-sys-fs-binfmt_misc.automount",
+        "systemd-binfmt.service", "systemd-update-utmp.service", "systemd-update-utmp-runlevel.service",
+        "systemd-fsckd.socket",
+        "nfs-server.service", "nfs-mountd.service", "nfs-idmapd.service", "nfsdcld.service", "nfs-blkmap.service",
+        "rpcbind.service", "rpcbind.socket", "rpc-statd.service", "rpc-statd-notify.service",
+        "auth-rpcgss-module.service", "proc-fs-nfsd.mount", "run-rpc_pipefs.mount", "nfs-client.target",
+    ),
+    storage=LAYERED,
+    root_mib=1600,
+)  # fmt: skip
+
+RECIPES = {
+    recipe.name: recipe for recipe in (DEBIAN12_SYSTEMD, DEBIAN12_GRUB, DEBIAN12_SYSTEMD_BOOT, DEBIAN12_STORAGE)
+}

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: MIT
+"""The steps that need to know what was chosen, or who PID 1 is: load, write down, hand over, drop.
+
+The calls that may never return, a load and a write to disk, are made in a child; whoever walks the plan only waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import signal
+import time
+from argparse import Namespace
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+
+from kexecd import handoff, loader
+from kexecd.cli.choosing import Look, boot_partitions, chosen
+from kexecd.config.settings import read_settings
+from kexecd.errors import ExitCode, NotLoaded, NotRestarted, Refusal
+from kexecd.handoff import PendingHandoff
+from kexecd.init.base import Init
+from kexecd.kernel import mountinfo, syscalls, sysfs
+from kexecd.model import Act, BootEntry, Context, ImageRecord, Running, Source, Wait, Way
+from kexecd.target import make_target, opened
+
+PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
+
+REAPING = 0.5
+"""Seconds for a child to end after KILL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Put what was chosen into kernel memory.
+
+    before: the image of ours that was there; undone means that it is there again, or else that none is.
+    mounted: the mount points of that moment, so that a load that is killed leaves no boot partition mounted.
+    """
+
+    seen: Look
+    options: Namespace = field(repr=False)
+    before: ImageRecord | None = None
+    mounted: frozenset[str] = frozenset()
+    name: str = "load"
+
+    def describe(self) -> str:
+        entry = chosen(self.seen)
+        files = " + ".join((entry.kernel, *entry.initrds))
+        instead = ", instead of the image that is there" if self.before else ""
+        return f"put {files} into memory{instead}"
+
+    def run(self, context: Context) -> Running:
+        for remark in (yield from in_child(self._load, context)):
+            context.tell(remark)
+
+    def _load(self) -> list[str]:
+        from kexecd.cli.image import load_chosen  # late: hashing and reading are of no use to a plan that loads nothing
+
+        with boot_partitions():
+            _, remarks = load_chosen(self.options, self.seen)
+        return list(remarks)
+
+    def undo(self) -> None:
+        loaded = loader.loaded_record()
+        if sysfs.kexec_loaded() and not (loaded and loaded == self.before):
+            loader.unload()
+            if self.before:
+                put_back(self.before)
+        for mount in reversed(mountinfo.read()):
+            if mount.point not in self.mounted and mount.point in self._boot_points():
+                with contextlib.suppress(OSError):
+                    syscalls.umount(mount.point)
+
+    def _boot_points(self) -> tuple[str, ...]:
+        from kexecd.bootmount import ESP_POINTS
+
+        return (self.seen.settings.boot_dir, *ESP_POINTS)
+
+
+@dataclass(frozen=True, slots=True)
+class WriteDown:
+    """Write down which kernel is expected, for the boot that follows. `entry_id` empty: the image's own."""
+
+    way: Way
+    entry_id: str = ""
+    before: PendingHandoff | None = None
+    name: str = "record"
+
+    def describe(self) -> str:
+        return f"write down in {handoff.STATE_DIR} which kernel is to come up"
+
+    def run(self, context: Context) -> Running:
+        yield from in_child(self._write, context)
+
+    def _write(self) -> None:
+        image = loader.loaded_record()
+        if image is None:
+            raise NotLoaded("cannot restart this machine", "somebody has unloaded the image meanwhile")
+        pending = PendingHandoff(
+            nonce=image.nonce,
+            from_boot_id=sysfs.boot_id(),
+            from_release=sysfs.kernel_release(),
+            to_entry_id=self.entry_id or image.entry_id,
+            to_version=image.version,
+            way=self.way,
+            requested_at=time.time(),
+        )
+        try:
+            handoff.write(pending)
+        except OSError as error:
+            what, why = "cannot restart this machine", f"the new boot's record cannot be written in {handoff.STATE_DIR}"
+            hint = "look whether that filesystem is full or read-only"
+            raise Refusal(what, why, hint=hint, errno=error.errno or 0) from error
+
+    def undo(self) -> None:
+        if self.before:
+            handoff.write(self.before)
+        else:
+            handoff.forget()
+
+
+@dataclass(frozen=True, slots=True)
+class DropImage:
+    """Take the image out of memory: some inits take it up, whoever asked for what."""
+
+    name: str = "unload"
+
+    def describe(self) -> str:
+        return "take the image out of memory, so that nobody jumps into it"
+
+    def run(self, context: Context) -> Running:
+        yield from in_child(_drop, context)
+
+    def undo(self) -> None:
+        """Nothing: it only runs when the restart can no longer be given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """Ask PID 1 for a whole ordinary restart; the last step of a plan that is not ours to finish."""
+
+    init: Init
+    act: Act
+    name: str = "hand over"
+
+    def describe(self) -> str:
+        return self.init.describe_restart(self.act)
+
+    def run(self, context: Context) -> Running:
+        yield from in_child(self._ask, context)
+
+    def _ask(self) -> None:
+        self.init.restart(self.act)
+        if self.act is Act.FIRMWARE:
+            _drop()
+
+    def undo(self) -> None:
+        """Nothing: it is the last, and when it fails PID 1 has not taken it."""
+
+
+def put_back(image: ImageRecord) -> None:
+    """Load again what was loaded before, from the same files and with the same command line."""
+    entry = BootEntry(
+        id=image.entry_id,
+        title=image.entry_id,
+        version=image.version,
+        source=Source.EXPLICIT,
+        kernel=image.kernel.path,
+        # What a unified kernel image brought along has no file of its own, and comes with it again.
+        initrds=tuple(file.path for file in image.initrds if os.path.isfile(file.path)),
+        cmdline=image.cmdline,
+    )
+    with (
+        boot_partitions(),
+        opened(make_target(entry, read_settings("/"), running_cmdline="", nonce=image.nonce)) as target,
+    ):
+        loader.load(target)
+
+
+def _drop() -> None:
+    loader.unload()
+    handoff.forget()
+
+
+def in_child(work: Callable[[], list[str] | None], context: Context) -> Generator[Wait, frozenset[int], list[str]]:
+    """Do `work` in a child that is killed at the deadline; returns and raises what it does, of Refusals."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _work(work, writer)
+    ended = os.pidfd_open(child)
+    os.close(writer)
+    told = b""
+    try:
+        while context.now() < context.deadline:
+            if not (yield Wait(frozenset((reader,)), context.deadline)):
+                continue
+            part = os.read(reader, 1 << 16)
+            if not part:
+                return _told(told)
+            told += part
+        raise TimeoutError("it did not end in time")
+    finally:
+        os.close(reader)
+        os.kill(child, signal.SIGKILL)  # our own child, not yet waited for: the number is still its own
+        if select.select([ended], [], [], REAPING)[0]:
+            os.waitpid(child, 0)  # otherwise it sleeps in the kernel, and is left behind
+        os.close(ended)
+
+
+def _work(work: Callable[[], list[str] | None], writer: int) -> None:
+    """In the child. Nothing of the walker's stays open: a copy of its end of a channel would keep that alive."""
+    record: dict[str, object]
+    try:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.closerange(3, writer)
+        os.closerange(writer + 1, 4096)
+        record = {"result": work() or []}
+    except Refusal as refusal:
+        record = {"refused": refusal.as_json(), "errno": refusal.errno, "exit": refusal.exit_code}
+    except BaseException as error:
+        record = {"refused": NotRestarted("the restart was given up", f"kexecd failed: {error!r}").as_json(), "exit": 1}
+    with contextlib.suppress(OSError):
+        os.write(writer, json.dumps(record).encode())
+    os._exit(0)
+
+
+def _told(text: bytes) -> list[str]:
+    if not text:
+        raise NotRestarted("the restart was given up", "the process that did this was killed")
+    record = json.loads(text)
+    if "refused" in record:
+        raise refusal_from(record)
+    return [str(line) for line in record["result"]]
+
+
+def refusal_from(record: dict[str, object]) -> Refusal:
+    """The reverse of Refusal.as_json, with its exit code beside it."""
+    told = record["refused"]
+    assert isinstance(told, dict)
+    code = ExitCode(int(str(record["exit"])))
+    errno = int(str(record.get("errno", 0)))
+    return Refusal(told["what"], told["why"], instead=told["instead"], hint=told["hint"], errno=errno, exit_code=code)

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: MIT
+"""The units of systemd: which of them run, in which order of classes they go, and the step that stops many at once.
+
+Each systemctl costs a tenth of a second on a slow machine, so there is one to list, and one for each class to stop.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Generator, Iterable
+from dataclasses import dataclass, field
+
+from kexecd.errors import NotRestarted
+from kexecd.kernel import proc
+from kexecd.kernel.spawn import Finished, run, start
+from kexecd.model import Context, Process, ProcessClass, Running, Wait
+from kexecd.teardown.classes import MACHINES, MONITORS, Roll, by_group, quit_guests, unit_of
+from kexecd.teardown.processes import KILL_RESERVE
+
+SYSTEMCTL = ("/usr/bin/systemctl", "/bin/systemctl")
+UNIT_TYPES = "service,scope,socket,timer,path"
+
+BASICS = ("dbus", "dbus-broker", "systemd-journald", "systemd-udevd")
+"""What other units talk to while they stop: services, most of them with sockets that would wake them again."""
+
+KEPT = ("init.scope",)
+
+GUEST_UNITS = (
+    "docker.service docker.socket k3s.service k3s-agent.service kubelet.service libvirt-guests.service lxc.service"
+    " incus.service incus.socket incus-startup.service nomad.service podman-restart.service pve-guests.service"
+    " rke2-agent.service rke2-server.service snap.lxd.daemon.service vboxautostart-service.service xendomains.service"
+).split()
+"""What shuts guests down in good order when it is stopped, or would start them again. dockerd needs containerd for it,
+so engines below go later, with the services."""
+
+ENGINES = ("containerd", "crio", "docker", "cri-docker", "libvirtd", "virtqemud", "user@")
+"""Have guests of theirs in their own control group, none of which goes because the unit does."""
+
+LISTING = 2.0
+"""Seconds for systemd to say whom it still waits for."""
+
+_NO_ORDER = "--job-mode=ignore-dependencies"
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """The units that go, by the class that they go with."""
+
+    guests: tuple[str, ...] = ()
+    sessions: tuple[str, ...] = ()
+    services: tuple[str, ...] = ()
+    basics: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> frozenset[str]:
+        return frozenset((*self.guests, *self.sessions, *self.services, *self.basics))
+
+
+def sort_out(units: Iterable[str], with_guests: Collection[str]) -> Units:
+    """Pure. `with_guests`: the units that a guest's own processes are in; without a guest they all are services."""
+    guests = {unit for unit in with_guests if unit.endswith(".service") and not unit.startswith(ENGINES)}
+    if with_guests:
+        guests.update(GUEST_UNITS)
+    going: dict[str, list[str]] = {"guests": [], "sessions": [], "services": [], "basics": []}
+    for unit in units:
+        if unit in KEPT:
+            continue
+        if is_basic(unit):
+            going["basics"].append(unit)
+        elif unit in guests:
+            going["guests"].append(unit)
+        elif (unit.startswith("session-") and unit.endswith(".scope")) or unit.startswith("user@"):
+            going["sessions"].append(unit)
+        else:
+            going["services"].append(unit)
+    return Units(**{kind: tuple(names) for kind, names in going.items()})
+
+
+@dataclass(frozen=True)
+class StopUnits:
+    """Stop units through PID 1, all at once and without their ordering.
+
+    Through PID 1, so that nothing is started again and each unit's own ExecStop and KillSignal count; without ordering,
+    because waiting for one another is what takes the time. systemctl waits for all of them, so nobody else has to.
+    """
+
+    name: str
+    units: tuple[str, ...]
+    grace: float  # seconds
+    scan: Callable[[], Iterable[Process]] = field(default=proc.scan, repr=False)
+
+    def describe(self) -> str:
+        services = [unit.removesuffix(".service") for unit in self.units if unit.endswith((".service", ".scope"))]
+        more = f" and {len(services) - 8} more" if len(services) > 8 else ""
+        return f"stop {len(self.units)} units at once, {self.grace:g} s: {', '.join(services[:8])}{more}"
+
+    def run(self, context: Context) -> Running:
+        if not self.units:
+            return
+        until = min(context.now() + self.grace, context.deadline - KILL_RESERVE)
+        done = yield from _waited(context, ["stop", _NO_ORDER, "--", *self.units], until)
+        if done:
+            for line in complaints(done):
+                context.tell(line)
+            return
+        # Whoever was asked by PID 1 and did not go in time gets no second grace. What else is left of these units was
+        # never asked, for one what a service with KillMode=process leaves behind.
+        listed = yield from _waited(context, ["list-jobs", "--plain", "--no-legend"], context.now() + LISTING)
+        stuck = jobs(listed.output) & set(self.units) if listed and not listed.exit_code else set(self.units)
+        context.tell(f"{self.name}: still stopping after {self.grace:g} s: {_some(sorted(stuck))}")
+        context.asked.update((p.pid, p.start) for p in self.scan() if unit_of(proc.cgroup(p.pid)) in stuck)
+
+    def undo(self) -> None:
+        """Nothing: stopping is what the commit point is about."""
+
+
+@dataclass(frozen=True)
+class QuitGuests:
+    """The units that shut guests down in good order; then, directly, the guests that nobody has shut down."""
+
+    stop: StopUnits
+    preview: tuple[Process, ...] = ()
+    name: str = "guests"
+
+    def describe(self) -> str:
+        stop = f"{self.stop.describe()}; then " if self.stop.units else ""
+        return f"{stop}ask each guest that is left to shut down, kill it after {self.stop.grace:g} s"
+
+    def run(self, context: Context) -> Running:
+        yield from self.stop.run(context)
+        left = Roll((ProcessClass.GUEST,)).of(ProcessClass.GUEST)
+        yield from quit_guests(context, left, self.stop.grace)
+
+    def undo(self) -> None:
+        """Nothing: stopping is what the commit point is about."""
+
+
+def is_guest(process: Process, group: str) -> bool:
+    """Whether it is a guest's own process, and not who watches over one: then the unit that it is in is the guest's."""
+    return process.name.startswith(MACHINES) or (
+        by_group(group) is ProcessClass.GUEST and not process.name.startswith(MONITORS)
+    )
+
+
+def systemctl() -> tuple[str, ...]:
+    """The command to start, as an absolute path: PATH may be anybody's."""
+    for path in SYSTEMCTL:
+        if os.access(path, os.X_OK):
+            return (path, "--quiet", "--no-ask-password")
+    raise NotRestarted("systemd runs as PID 1 but cannot be asked", f"there is no {SYSTEMCTL[0]}")
+
+
+def active_units() -> tuple[str, ...]:
+    """Every unit that runs something or would start something. Raises NotRestarted if PID 1 does not answer."""
+    command = [*systemctl(), "list-units", f"--type={UNIT_TYPES}", "--state=active,activating,reloading", "--plain"]
+    finished: Finished = run([*command, "--no-legend", "--full", "--no-pager"], seconds=10.0)
+    if finished.exit_code:
+        raise NotRestarted("systemd does not tell its units", finished.last_line)
+    return tuple(line.split(None, 1)[0] for line in finished.output.splitlines() if line.strip())
+
+
+def is_basic(unit: str) -> bool:
+    """Whether a unit is one of BASICS, or a socket of one, such as systemd-journald-dev-log.socket."""
+    stem = unit.rpartition(".")[0]
+    return unit.endswith((".service", ".socket")) and any(stem == b or stem.startswith(f"{b}-") for b in BASICS)
+
+
+def complaints(finished: Finished) -> tuple[str, ...]:
+    """What `systemctl stop` could not do, but for units that have gone meanwhile or never let anybody stop them."""
+    lines = finished.errors.splitlines() if finished.exit_code else []
+    ours = (line for line in lines if line.startswith("Failed"))
+    return tuple(line for line in ours if "refuse manual" not in line and "not loaded" not in line)
+
+
+def jobs(listing: str) -> set[str]:
+    """The units of `systemctl list-jobs`: a number, the unit, what is done, how far it is."""
+    return {words[1] for line in listing.splitlines() if len(words := line.split()) >= 4}
+
+
+def _waited(context: Context, words: list[str], until: float) -> Generator[Wait, frozenset[int], Finished | None]:
+    """Run systemctl, at most until the clock is at `until`; None if it did not end."""
+    command = start([*systemctl(), *words])
+    ended = False
+    try:
+        while not ended and context.now() < until:
+            ended = command.pidfd in (yield Wait(command.fds, until))
+        return command.finish() if ended else None
+    finally:
+        if not ended:
+            command.kill()
+
+
+def _some(names: list[str], most: int = 6) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

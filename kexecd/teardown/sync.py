@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: MIT
+"""Writing back what is dirty, for as long as it gets less.
+
+Each disk filesystem by a syncfs(2) of its own, side by side, and beside them sync(2) for what is no filesystem of
+ours: sync(2) alone goes from one filesystem to the next and waits for each, so one dead disk or server would keep it
+from all those behind.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from kexecd.kernel import mountinfo, sysfs
+from kexecd.model import Context, Mount, Running
+from kexecd.teardown.workers import Call, Workers
+
+PARALLEL = 16
+"""Filesystems at a time: the flusher threads of the kernel write to all disks at once anyway, here is only waited."""
+
+WINDOW = 10.0
+"""Seconds without progress after which a disk is given up."""
+
+REST_WINDOW = 2.0
+"""The same when the disks are done and only servers are not: theirs count as Dirty for ever once one has gone."""
+
+PROGRESS = 1 << 20
+"""Bytes by which Dirty and Writeback have to fall in that time: with less, the disk would need days."""
+
+LOOK = 0.25
+"""Seconds between two looks at Dirty and Writeback, which nothing can be waited for."""
+
+
+LOST = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
+"""What syncfs(2) says when something could not be written. Other errors are about the way to a mount, which may be a
+file or hidden under another one; sync(2) knows its filesystem all the same."""
+
+
+class SyncStuck(Exception):
+    """What is still to be written back stopped getting less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """Not bounded by the clock alone: pulling the rug at a fixed time is how files are lost."""
+
+    early: bool = False  # beside the quitting of applications, so that little is left to write when they are gone
+    mounts: Callable[[], tuple[Mount, ...]] = field(default=mountinfo.read, repr=False)
+    unwritten: Callable[[], int] = field(default=sysfs.writeback, repr=False)
+    name: str = "sync"
+
+    def describe(self) -> str:
+        return "start writing back what is dirty" if self.early else "write back everything, as long as it gets less"
+
+    def run(self, context: Context) -> Running:
+        workers = Workers(PARALLEL, patience=float("inf"), now=context.now)
+        try:
+            workers.submit(Call("sync"))
+            for mount in mountinfo.writable_disks(self.mounts()):
+                workers.submit(Call("syncfs", (mount.point,)))
+            least, since = self.unwritten(), context.now()
+            while workers.busy:
+                disks = [call.arguments[0] for call in workers.under_way if call.operation == "syncfs"]
+                if self.early and (not disks or context.now() >= context.deadline):
+                    return  # the one after the applications finishes the work
+                end = since + (WINDOW if disks else REST_WINDOW)
+                ended = workers.collect((yield workers.wait(min(end, context.now() + LOOK))))
+                for outcome in ended:
+                    if outcome.errno in LOST:
+                        context.tell(f"could not {outcome.call}: {outcome.why}")
+                left = self.unwritten()
+                if ended or left <= least - PROGRESS:
+                    least, since = left, context.now()
+                elif context.now() < end:
+                    continue
+                elif self.early:
+                    return
+                elif disks:
+                    raise SyncStuck(f"{_size(left)} not written back, and none in {WINDOW:g} s: {', '.join(disks)}")
+                else:
+                    context.tell(f"{_size(left)} not written back by servers that do not answer, going on without")
+                    return
+        finally:
+            workers.close()
+
+    def undo(self) -> None:
+        """Nothing: written back is written back."""
+
+
+def _size(count: int) -> str:
+    return f"{count >> 20} MiB were" if count >= 1 << 20 else f"{count >> 10} KiB were"

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: MIT
+"""Root on LVM on LUKS, XFS on a mirror, Btrfs on two disks, an overlay, a loop file, a swap file, and an NFS server
+that is gone: kexecs in a row, out of the middle of work, each clean.
+
+`make soak` does the same fifty times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.vm import writers
+from tests.vm.journey import KEXECCTL, kexec, prepare
+from tests.vm.lab.booted import booted
+from tests.vm.lab.evidence import Kind
+from tests.vm.lab.guest import Guest
+from tests.vm.lab.image import BARE, build
+from tests.vm.lab.oracle import judge
+from tests.vm.lab.recipe import DEBIAN12_STORAGE
+
+KEXECS = 5
+
+JUMP = 'import ctypes; ctypes.CDLL("libc.so.6").reboot(0x45584543)'
+"""LINUX_REBOOT_CMD_KEXEC, include/uapi/linux/reboot.h; nothing is asked, written back or closed before."""
+
+
+@pytest.fixture(scope="module")
+def layered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
+    """The storage guest with the project of this checkout; one for all of it, as a server lives through its years."""
+    snapshot = booted(build(DEBIAN12_STORAGE, BARE), cpus=1)
+    with Guest.from_snapshot(snapshot, workdir=tmp_path_factory.mktemp("layered")) as guest:
+        prepare(guest)
+        yield guest
+
+
+def test_kexecs_in_a_row_lose_nothing_replay_nothing_and_keep_the_deadline(layered: Guest) -> None:
+    for number in range(1, KEXECS + 1):
+        seen = kexec(layered, number)
+        print(seen.line())
+        assert not seen.problems, "\n".join((*seen.problems, seen.told))
+
+
+def test_a_jump_without_a_way_down_is_seen_on_every_filesystem(layered: Guest) -> None:
+    """What the test above is worth: the same work, and a jump that closes nothing."""
+    writers.start(layered)
+    layered.run(KEXECCTL, "load", timeout=60)
+    old, mark = layered.boot_id(), layered.mark()
+    layered.spawn("python3", "-c", JUMP)
+    seen = judge(layered, mark, None, old)
+    assert seen.kind is Kind.KEXEC, seen.explain()
+    replayed = "\n".join(seen.recovered)
+    for device in ("EXT4-fs (dm-", "EXT4-fs (vdb)", "EXT4-fs (loop0)", "XFS (md", "BTRFS "):
+        assert device in replayed, f"{device} is not among\n{replayed}"
