@@ -50,6 +50,8 @@ class ServiceSteps:
     guests: tuple[Step, ...] = ()
     sessions: tuple[Step, ...] = ()
     services: tuple[Step, ...] = ()
+    hold: tuple[Step, ...] = ()
+    applications: tuple[Step, ...] = ()
     basics: tuple[Step, ...] = ()
     covered: frozenset[Process] = frozenset()
 
@@ -114,12 +116,21 @@ def _fast(policy: Policy, survey: Survey, parts: Parts, going_to: str) -> tuple[
             share=0.4,
         ),
         Phase(
-            "services", 6000, "what init would start again is stopped by init",
-            (*services.services, *parts.drop, Sync(early=True)),
+            "services", 6000, "what only init can stop as it wants to be stopped, and what init would start again",
+            services.services,
             share=0.6,
         ),
         Phase(
-            "basics", 7000, "what services talk to while they stop: the bus, the log, the device manager",
+            "hold", 6500, "from here on init starts nothing again, and nobody waits for it",
+            services.hold,
+        ),
+        Phase(
+            "applications", 7000, "everybody else, all at once, while the bus and the log are there",
+            (*services.applications, *parts.drop, Sync(early=True)),
+            share=0.7,
+        ),
+        Phase(
+            "basics", 7500, "what services talk to while they stop: the bus, the log, the device manager",
             services.basics,
             share=0.5,
         ),

@@ -16,7 +16,6 @@ import os
 import select
 import signal
 import socket
-import traceback
 from collections.abc import Callable
 
 from kexecd.executor import Witness
@@ -88,6 +87,8 @@ class Standby(Witness):
             try:
                 self._watch(theirs, os.pidfd_open(walker))
             except BaseException:
+                import traceback  # late: only for a bug
+
                 with contextlib.suppress(BaseException):
                     self._take_over(f"the standby failed: {traceback.format_exc()}") if self._committed else None
             finally:

@@ -13,7 +13,6 @@ import json
 import os
 import signal
 import sys
-import traceback
 from dataclasses import replace
 from enum import IntEnum
 
@@ -95,6 +94,8 @@ class Descent:
         except BaseException as error:
             # A bug of ours. Once somebody has been asked to quit, the standby goes on from here.
             if executor.committed:
+                import traceback  # late: only for a bug
+
                 self._note(f"kexecd failed: {traceback.format_exc()}")
                 os._exit(ExitCode.FAILURE)
             executor.give_up()
@@ -186,6 +187,7 @@ def _detach() -> None:
 
 def _watch(reader: int, *, as_json: bool) -> ExitCode:
     """Print what is told until nobody tells any more."""
+    os.chdir("/")  # spared as it is, it must not hold a filesystem by where it was started
     with open(reader, encoding="utf-8", errors="replace") as lines:
         for line in lines:
             try:

@@ -7,7 +7,7 @@ from argparse import Namespace
 from dataclasses import dataclass, replace
 
 from kexecd import handoff
-from kexecd.cli.choosing import Look, chosen, look_for, names_image, target_for
+from kexecd.cli.choosing import Look, boot_partitions, chosen, look_for, names_image, target_for
 from kexecd.cli.steps import DropImage, HandOver, Load, WriteDown
 from kexecd.config.hooks import read_hooks
 from kexecd.config.policy import Policy, read_policy
@@ -15,11 +15,10 @@ from kexecd.errors import ExitCode, Refusal
 from kexecd.init import finish
 from kexecd.init.base import Init
 from kexecd.init.detect import detect
-from kexecd.kernel import cmdline, sysfs
-from kexecd.loader import loaded_record
+from kexecd.kernel import sysfs
 from kexecd.model import Act, BootEntry, ImageRecord, Phase, Plan, State, Way
 from kexecd.plan import FREEZE, PREPARE, Parts, build
-from kexecd.target import opened
+from kexecd.record import loaded_record
 from kexecd.teardown.hooks import HookCall, HookFacts, phases
 from kexecd.teardown.survey import Survey, survey
 
@@ -64,12 +63,13 @@ def draw_up(options: Namespace, *, root: str = "/") -> Draft:
     if act is Act.KEXEC:
         loaded = None if names_image(options) or root != "/" else loaded_record()
         if not loaded:
-            seen = look_for(options, root)
-            chosen(seen)
+            with boot_partitions(root):
+                seen = look_for(options, root)
+                chosen(seen)
     here = survey(root)
     parts = _image_parts(options, way, act, seen, here, root)
     if way is Way.FAST and root == "/":
-        parts = replace(parts, services=init.services(policy.grace_services, here.processes))
+        parts = replace(parts, services=init.services(policy, here.processes))
     prepare, freeze = _hooks(way, act, policy, loaded, seen, root)
     parts = replace(parts, hand_over=(HandOver(init, act),), prepare=prepare, freeze=freeze)
     plan = build(way, act, policy, here, parts, going_to=going_to(act, loaded, seen))
@@ -135,12 +135,17 @@ class Line:
 
     def difference(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The parameters that come, and those that go."""
+        from kexecd.kernel import cmdline  # late: only a plan that is printed shows it
+
         return cmdline.difference(self.running, self.text)
 
 
 def command_line(draft: Draft, options: Namespace, root: str = "/") -> Line | None:
     """Of what will be booted, None where that is the firmware; opening the target finds what the load would be refused
     for, its length with the nonce counted in."""
+    from kexecd.kernel import cmdline  # late: only a plan that is printed shows it
+    from kexecd.target import opened
+
     running = sysfs.running_cmdline(root)
     if draft.loaded:
         return Line(cmdline.canonical(draft.loaded.cmdline), running)

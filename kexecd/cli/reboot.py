@@ -6,8 +6,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from kexecd import control
-from kexecd.cli import plan as plan_command
-from kexecd.cli.choosing import boot_partitions, names_image
+from kexecd.cli.choosing import names_image
 from kexecd.cli.descent import go_down
 from kexecd.cli.draft import draw_up
 from kexecd.cli.output import print_json
@@ -23,13 +22,14 @@ PATIENCE = 10.0
 
 def reboot(options: Namespace) -> ExitCode:
     if options.dry_run:
+        from kexecd.cli import plan as plan_command  # late: only for a look
+
         plan_command.present(options, "/")
         return ExitCode.OK
     try:
         with hold(RUN_DIR, "restart this machine"):
             _refuse_a_second(options)
-            with boot_partitions():
-                draft = draw_up(options)
+            draft = draw_up(options)
             return go_down(draft, force=options.force, as_json=options.json)
     except Busy as busy:
         return _raise_to_now(options, busy)

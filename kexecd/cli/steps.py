@@ -17,15 +17,14 @@ from argparse import Namespace
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
-from kexecd import handoff, loader
+from kexecd import handoff
 from kexecd.cli.choosing import Look, boot_partitions, chosen
-from kexecd.config.settings import read_settings
 from kexecd.errors import ExitCode, NotLoaded, NotRestarted, Refusal
 from kexecd.handoff import PendingHandoff
 from kexecd.init.base import Init
 from kexecd.kernel import mountinfo, syscalls, sysfs
 from kexecd.model import Act, BootEntry, Context, ImageRecord, Running, Source, Wait, Way
-from kexecd.target import make_target, opened
+from kexecd.record import loaded_record
 
 PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 
@@ -65,7 +64,9 @@ class Load:
         return list(remarks)
 
     def undo(self) -> None:
-        loaded = loader.loaded_record()
+        from kexecd import loader  # late: nothing is loaded where an image is in memory already
+
+        loaded = loaded_record()
         if sysfs.kexec_loaded() and not (loaded and loaded == self.before):
             loader.unload()
             if self.before:
@@ -97,7 +98,7 @@ class WriteDown:
         yield from in_child(self._write, context)
 
     def _write(self) -> None:
-        image = loader.loaded_record()
+        image = loaded_record()
         if image is None:
             raise NotLoaded("cannot restart this machine", "somebody has unloaded the image meanwhile")
         pending = PendingHandoff(
@@ -164,6 +165,10 @@ class HandOver:
 
 def put_back(image: ImageRecord) -> None:
     """Load again what was loaded before, from the same files and with the same command line."""
+    from kexecd import loader  # late: nothing is loaded where an image is in memory already
+    from kexecd.config.settings import read_settings
+    from kexecd.target import make_target, opened
+
     entry = BootEntry(
         id=image.entry_id,
         title=image.entry_id,
@@ -182,6 +187,8 @@ def put_back(image: ImageRecord) -> None:
 
 
 def _drop() -> None:
+    from kexecd import loader  # late: a kexec keeps its image
+
     loader.unload()
     handoff.forget()
 
@@ -218,7 +225,7 @@ def _work(work: Callable[[], list[str] | None], writer: int) -> None:
     try:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         os.closerange(3, writer)
-        os.closerange(writer + 1, 4096)
+        os.closerange(writer + 1, 1 << 20)
         record = {"result": work() or []}
     except Refusal as refusal:
         record = {"refused": refusal.as_json(), "errno": refusal.errno, "exit": refusal.exit_code}

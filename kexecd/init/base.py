@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from kexecd.config.policy import Policy
 from kexecd.model import Act, Process
 from kexecd.plan import ServiceSteps
 
@@ -13,8 +14,8 @@ class Init(Protocol):
     @property
     def name(self) -> str: ...
 
-    def services(self, grace: float, processes: tuple[Process, ...]) -> ServiceSteps:
-        """The steps that stop what this init would otherwise start again, `grace` seconds for each.
+    def services(self, policy: Policy, processes: tuple[Process, ...]) -> ServiceSteps:
+        """The steps that stop what this init would otherwise start again, with the policy's graces.
 
         processes: those of which it is asked who would be covered.
         """

@@ -6,6 +6,7 @@ Any process with CAP_SYS_BOOT in the initial PID namespace may jump (reboot(2));
 
 from __future__ import annotations
 
+from kexecd.config.policy import Policy
 from kexecd.errors import Unsupported
 from kexecd.init.by_class import by_class
 from kexecd.model import Act, Process
@@ -16,8 +17,8 @@ class NoInit:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def services(self, grace: float, processes: tuple[Process, ...]) -> ServiceSteps:
-        return by_class(grace, processes)
+    def services(self, policy: Policy, processes: tuple[Process, ...]) -> ServiceSteps:
+        return by_class(policy, processes)
 
     def describe_restart(self, act: Act) -> str:
         del act

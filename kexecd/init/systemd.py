@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: MIT
 """systemd as PID 1. Everything goes over its private socket or by signal, so that no message bus has to be alive.
 
+PID 1 stops what it alone can stop: units with an ExecStop or a signal of their own, guests, sessions. Then it is held
+still, and everybody else is asked directly, which is what it would do, without its bookkeeping. Where it cannot be held
+still it stops everything, the basics last.
+
 Signals (systemd(1)): SIGRTMIN+15 restarts and SIGRTMIN+16 kexecs at once, without stopping units. PID 1 becomes
 systemd-shutdown, which kills what is left, unmounts, detaches storage (in the initramfs if it has to), keeps the
 watchdog, and falls back to an ordinary restart by itself if the jump fails.
@@ -12,15 +16,28 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterable
+from dataclasses import replace
 
+from kexecd.config.policy import Policy
 from kexecd.errors import NotRestarted
-from kexecd.init.systemd_units import QuitGuests, StopUnits, active_units, is_guest, sort_out, systemctl
-from kexecd.kernel import proc
+from kexecd.init.systemd_units import (
+    HoldPid1,
+    QuitGuests,
+    StopUnits,
+    active_units,
+    is_basic,
+    is_guest,
+    sort_out,
+    systemctl,
+)
+from kexecd.init.unit_files import needs_pid_1
+from kexecd.kernel import freezer, proc
 from kexecd.kernel.guard import forbid_in_tests
 from kexecd.kernel.spawn import run
 from kexecd.model import Act, Process
 from kexecd.plan import ServiceSteps
 from kexecd.teardown.classes import unit_of
+from kexecd.teardown.processes import QuitProcesses
 from kexecd.teardown.spare import Spare
 
 SHUTDOWN_HOOKS = "/usr/lib/systemd/system-shutdown"
@@ -29,17 +46,38 @@ SHUTDOWN_HOOKS = "/usr/lib/systemd/system-shutdown"
 class Systemd:
     name = "systemd"
 
-    def services(self, grace: float, processes: tuple[Process, ...]) -> ServiceSteps:
+    def services(self, policy: Policy, processes: tuple[Process, ...]) -> ServiceSteps:
         groups = {process: proc.cgroup(process.pid) for process in processes}
         guests = {unit_of(group) for process, group in groups.items() if is_guest(process, group)}
         needed = needed_units(processes)
-        units = sort_out((unit for unit in active_units() if unit not in needed), guests)
-        return ServiceSteps(
-            guests=(QuitGuests(StopUnits("guests", units.guests, grace)),) if guests else (),
-            sessions=(StopUnits("sessions", units.sessions, grace),) if units.sessions else (),
-            services=(StopUnits("services", units.services, grace),) if units.services else (),
-            basics=(StopUnits("basics", units.basics, grace),) if units.basics else (),
-            covered=frozenset(process for process, group in groups.items() if unit_of(group) in units.all),
+        held = not freezer.why_not()
+        active = (unit for unit in active_units() if unit not in needed)
+        units = sort_out(active, guests, needs_pid_1 if held else lambda unit: True)
+        basics = StopUnits("basics", units.basics, policy.grace_services)
+        direct = StopUnits("services", units.direct, policy.grace_services)
+        through_pid_1 = {*units.guests, *units.sessions, *units.services}
+        steps = ServiceSteps(
+            guests=(QuitGuests(StopUnits("guests", units.guests, policy.grace_guests)),) if guests else (),
+            sessions=(StopUnits("sessions", units.sessions, policy.grace_sessions),) if units.sessions else (),
+        )
+        if not held:
+            services = StopUnits("services", (*units.services, *units.direct), policy.grace_services)
+            through_pid_1 |= {*units.direct, *units.basics}
+            steps = replace(steps, services=(services,), basics=(basics,))
+        else:
+            first = StopUnits("services", units.services, policy.grace_services)
+            spared = frozenset(process.pid for process, group in groups.items() if is_basic(unit_of(group)))
+            others = tuple(p for p, group in groups.items() if unit_of(group) not in through_pid_1)
+            applications = tuple(process for process in others if process.pid not in spared)
+            steps = replace(
+                steps,
+                services=(first,) if units.services else (),
+                hold=(HoldPid1((direct, basics)),),
+                applications=(QuitProcesses(policy.grace_services, applications, spared, "applications"),),
+            )
+            through_pid_1 |= {unit_of(groups[process]) for process in applications}
+        return replace(
+            steps, covered=frozenset(process for process, group in groups.items() if unit_of(group) in through_pid_1)
         )
 
     def describe_restart(self, act: Act) -> str:
@@ -69,6 +107,7 @@ class Systemd:
         return f"hand over to systemd (signal RTMIN+{_SIGNAL[act]}): it detaches what is left and {_DOES[act]}"
 
     def finish(self, act: Act) -> bool:
+        freezer.release()
         forbid_in_tests("signal PID 1")
         os.kill(1, signal.SIGRTMIN + _SIGNAL[act])
         return True

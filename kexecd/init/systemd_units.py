@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Generator, Iterable
 from dataclasses import dataclass, field
 
 from kexecd.errors import NotRestarted
-from kexecd.kernel import proc
+from kexecd.kernel import freezer, proc
 from kexecd.kernel.spawn import Finished, run, start
 from kexecd.model import Context, Process, ProcessClass, Running, Wait
 from kexecd.teardown.classes import MACHINES, MONITORS, Roll, by_group, quit_guests, unit_of
@@ -39,6 +39,9 @@ ENGINES = ("containerd", "crio", "docker", "cri-docker", "libvirtd", "virtqemud"
 LISTING = 2.0
 """Seconds for systemd to say whom it still waits for."""
 
+HOLDING = 1.0
+"""Seconds for PID 1 to stand still; it does at once, unless it is in the kernel."""
+
 _NO_ORDER = "--job-mode=ignore-dependencies"
 
 
@@ -49,19 +52,18 @@ class Units:
     guests: tuple[str, ...] = ()
     sessions: tuple[str, ...] = ()
     services: tuple[str, ...] = ()
+    direct: tuple[str, ...] = ()  # services for whom a TERM to their processes is enough, and what starts services
     basics: tuple[str, ...] = ()
 
-    @property
-    def all(self) -> frozenset[str]:
-        return frozenset((*self.guests, *self.sessions, *self.services, *self.basics))
 
-
-def sort_out(units: Iterable[str], with_guests: Collection[str]) -> Units:
+def sort_out(
+    units: Iterable[str], with_guests: Collection[str], needs_pid_1: Callable[[str], bool] = lambda unit: True
+) -> Units:
     """Pure. `with_guests`: the units that a guest's own processes are in; without a guest they all are services."""
     guests = {unit for unit in with_guests if unit.endswith(".service") and not unit.startswith(ENGINES)}
     if with_guests:
         guests.update(GUEST_UNITS)
-    going: dict[str, list[str]] = {"guests": [], "sessions": [], "services": [], "basics": []}
+    going: dict[str, list[str]] = {"guests": [], "sessions": [], "services": [], "direct": [], "basics": []}
     for unit in units:
         if unit in KEPT:
             continue
@@ -71,8 +73,10 @@ def sort_out(units: Iterable[str], with_guests: Collection[str]) -> Units:
             going["guests"].append(unit)
         elif (unit.startswith("session-") and unit.endswith(".scope")) or unit.startswith("user@"):
             going["sessions"].append(unit)
-        else:
+        elif unit.endswith((".service", ".scope")) and needs_pid_1(unit):
             going["services"].append(unit)
+        else:
+            going["direct"].append(unit)
     return Units(**{kind: tuple(names) for kind, names in going.items()})
 
 
@@ -90,13 +94,12 @@ class StopUnits:
     scan: Callable[[], Iterable[Process]] = field(default=proc.scan, repr=False)
 
     def describe(self) -> str:
-        services = [unit.removesuffix(".service") for unit in self.units if unit.endswith((".service", ".scope"))]
-        more = f" and {len(services) - 8} more" if len(services) > 8 else ""
-        return f"stop {len(self.units)} units at once, {self.grace:g} s: {', '.join(services[:8])}{more}"
+        return f"have PID 1 stop {len(self.units)} units at once, {self.grace:g} s: {told(self.units)}"
 
     def run(self, context: Context) -> Running:
         if not self.units:
             return
+        freezer.release()  # whoever walked before may have held PID 1, and then died
         until = min(context.now() + self.grace, context.deadline - KILL_RESERVE)
         done = yield from _waited(context, ["stop", _NO_ORDER, "--", *self.units], until)
         if done:
@@ -135,6 +138,37 @@ class QuitGuests:
         """Nothing: stopping is what the commit point is about."""
 
 
+@dataclass(frozen=True)
+class HoldPid1:
+    """Hold PID 1 still, so that it starts nothing again of what is quit from now on, and nobody has to wait for it."""
+
+    instead: tuple[StopUnits, ...]  # where that fails after all
+    name: str = "hold PID 1"
+
+    def describe(self) -> str:
+        return "hold PID 1 still, so that it starts nothing again"
+
+    def run(self, context: Context) -> Running:
+        try:
+            freezer.hold()
+            end = context.now() + HOLDING
+            while not freezer.is_held() and context.now() < end:  # nothing becomes readable when it is
+                yield Wait(frozenset(), context.now() + 0.002)
+            if freezer.is_held():
+                return
+            freezer.release()
+            why = f"it did not stand still within {HOLDING:g} s"
+        except OSError as error:
+            why = str(error)
+        context.tell(f"PID 1 could not be held: {why}, so it has to stop the units by itself")
+        for stop in self.instead:
+            yield from stop.run(context)
+
+    def undo(self) -> None:
+        """Let it go on; it is only held after the commit point, but by whom is not this step's to know."""
+        freezer.release()
+
+
 def is_guest(process: Process, group: str) -> bool:
     """Whether it is a guest's own process, and not who watches over one: then the unit that it is in is the guest's."""
     return process.name.startswith(MACHINES) or (
@@ -150,13 +184,19 @@ def systemctl() -> tuple[str, ...]:
     raise NotRestarted("systemd runs as PID 1 but cannot be asked", f"there is no {SYSTEMCTL[0]}")
 
 
+BOOT_TIME = ("systemd-", "kmod-static-nodes.service")
+"""systemd's own units that have done their work at boot and run nothing: stopping them takes most of the time of all.
+What is skipped: a line in utmp, and a second save of the random seed, which is renewed at boot already."""
+
+
 def active_units() -> tuple[str, ...]:
     """Every unit that runs something or would start something. Raises NotRestarted if PID 1 does not answer."""
     command = [*systemctl(), "list-units", f"--type={UNIT_TYPES}", "--state=active,activating,reloading", "--plain"]
     finished: Finished = run([*command, "--no-legend", "--full", "--no-pager"], seconds=10.0)
     if finished.exit_code:
         raise NotRestarted("systemd does not tell its units", finished.last_line)
-    return tuple(line.split(None, 1)[0] for line in finished.output.splitlines() if line.strip())
+    rows = [line.split(None, 4) for line in finished.output.splitlines() if line.strip()]
+    return tuple(row[0] for row in rows if not (row[3] == "exited" and row[0].startswith(BOOT_TIME)))
 
 
 def is_basic(unit: str) -> bool:
@@ -188,6 +228,11 @@ def _waited(context: Context, words: list[str], until: float) -> Generator[Wait,
     finally:
         if not ended:
             command.kill()
+
+
+def told(units: Iterable[str], most: int = 8) -> str:
+    """The first few of what runs among units, for a sentence."""
+    return _some([unit.removesuffix(".service") for unit in units if unit.endswith((".service", ".scope"))], most)
 
 
 def _some(names: list[str], most: int = 6) -> str:

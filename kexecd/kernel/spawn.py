@@ -31,7 +31,7 @@ ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 PIECE = 1 << 16  # bytes; what a pipe holds (pipe(7))
 TURN = 16  # pieces that are taken at a time: one that never stops talking must not keep us from the others
 OOM_SCORE_ADJ = "/proc/self/oom_score_adj"  # proc(5)
-MOST_FDS = 4096  # above it nothing is closed; whatever Python opens is closed by exec anyway
+MOST_FDS = 1 << 20  # beside 5,000 pidfds, say; it is one close_range(2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,10 +59,10 @@ class Find(Protocol):
 
 
 class Everyone:
-    """All but the spared."""
+    """All but the spared, and but those who go later."""
 
-    def __init__(self, spare: Spare) -> None:
-        self._spare = spare
+    def __init__(self, spare: Spare, later: Collection[int] = ()) -> None:
+        self._spare, self._later = spare, later
         self._spared: set[int] = set()
         # A zombie that nobody waits for is none of our business, but one that was not there before may have forked.
         self._gone: set[int] = set()
@@ -72,7 +72,7 @@ class Everyone:
         self._spare = spare = self._spare.renewed()
         self.fleeting, gone = 0, set()
         for pid in proc.pids():
-            if pid in held:
+            if pid in held or pid in self._later:
                 continue
             if (fd := pidfd.open(pid)) is None:
                 self.fleeting += pid not in known
@@ -107,13 +107,14 @@ class QuitProcesses:
 
     grace: float  # seconds
     preview: tuple[Process, ...] = ()  # who it would be now, for describe()
+    later: frozenset[int] = frozenset()  # pids of those who are left to a later step
     name: str = "processes"
 
     def describe(self) -> str:
         return f"ask every other process to quit, kill what is left after {self.grace:g} s ({names(self.preview)})"
 
     def run(self, context: Context) -> Running:
-        yield from quit_found(context, Everyone(Spare.ours()), self.grace)
+        yield from quit_found(context, Everyone(Spare.ours(), self.later), self.grace)
 
     def undo(self) -> None:
         """Nothing: a TERM cannot be unsent, which is why it only runs after the commit point."""

@@ -13,8 +13,7 @@ from kexecd.kernel import block, mountinfo, proc
 from kexecd.kernel.files import read_text
 from kexecd.model import Mount, Process, ProcessClass
 from kexecd.teardown.classes import Classifier, unit_of
-from kexecd.teardown.filesystems import look
-from kexecd.teardown.graph import Graph, build
+from kexecd.teardown.graph import Graph, build_from
 from kexecd.teardown.spare import Spare
 
 READING = 0.7
@@ -51,10 +50,10 @@ def survey(root: str = "/") -> Survey:
     """This machine, or what a captured tree below `root` has of another one: its mounts."""
     if root != "/":
         mounts = mountinfo.parse(read_text("/proc/self/mountinfo", root=root) or "")
-        return Survey(mounts=mounts, graph=build(mounts, block.loops(root), block.swaps(root)))
+        return Survey(mounts=mounts, graph=build_from(mounts, block.storage(root)))
     mounts = mountinfo.read()
     processes = running(mounts)
-    return Survey(processes, terminals(processes), mounts, look())
+    return Survey(processes, terminals(processes), mounts, build_from(mounts, block.storage()))
 
 
 def running(mounts: Iterable[Mount] | None = None) -> tuple[Process, ...]:

@@ -25,6 +25,9 @@ WINDOW = 10.0
 REST_WINDOW = 2.0
 """The same when the disks are done and only servers are not: theirs count as Dirty for ever once one has gone."""
 
+EARLY = 8 << 20
+"""Bytes from which on it is worth beginning early."""
+
 PROGRESS = 1 << 20
 """Bytes by which Dirty and Writeback have to fall in that time: with less, the disk would need days."""
 
@@ -54,6 +57,8 @@ class Sync:
         return "start writing back what is dirty" if self.early else "write back everything, as long as it gets less"
 
     def run(self, context: Context) -> Running:
+        if self.early and self.unwritten() < EARLY:
+            return
         workers = Workers(PARALLEL, patience=float("inf"), now=context.now)
         try:
             workers.submit(Call("sync"))

@@ -283,7 +283,7 @@ def _start() -> _Worker:
         try:
             # Also our ends of the other workers' channels: while a copy is open here, closing it there ends nobody.
             os.closerange(3, theirs.fileno())
-            os.closerange(theirs.fileno() + 1, 4096)
+            os.closerange(theirs.fileno() + 1, 1 << 20)
             _serve(theirs)
         finally:
             os._exit(0)

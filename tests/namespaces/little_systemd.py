@@ -69,6 +69,7 @@ def inside(module: str, name: str, writer: str) -> None:
         "-t tmpfs none /usr/lib/systemd/system-generators",
     ):  # fmt: skip
         subprocess.run(["mount", *words.split()], check=True, timeout=10)
+    Path("/run/up").mkdir()  # for units to say that they are ready
     system = Path("/etc/systemd/system")
     system.mkdir()
     for unit, lines in units.items():

@@ -8,6 +8,7 @@ import signal
 import time
 from pathlib import Path
 
+from kexecd.config.policy import Policy
 from kexecd.init.by_class import by_class
 from kexecd.kernel import proc
 from kexecd.model import ProcessClass
@@ -119,7 +120,7 @@ def test_without_an_init_that_helps_people_quit_before_services_and_nobody_is_as
     log = tmp_path / "heard"
     for kind in ("service", "session", "service", "session"):
         application(NOTES_TERM, str(log), kind)
-    steps = by_class(5.0, running())
+    steps = by_class(Policy(), running())
     assert not steps.guests and not steps.basics
     assert len(steps.covered) == 4
     walk(*steps.sessions, *steps.services, QuitProcesses(5.0))
@@ -130,7 +131,7 @@ def test_without_an_init_that_helps_people_quit_before_services_and_nobody_is_as
 @isolated
 def test_a_class_with_nobody_in_it_has_no_step() -> None:
     application(AS_USER)
-    steps = by_class(5.0, running())
+    steps = by_class(Policy(), running())
     assert len(steps.sessions) == 1 and not (steps.guests or steps.services)
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import os
 import subprocess
+from functools import partial
 from pathlib import Path
 
+from kexecd.config.policy import Policy
 from kexecd.init.systemd import Systemd
 from kexecd.init.systemd_units import StopUnits
-from kexecd.kernel import proc
+from kexecd.kernel import freezer, proc
 from kexecd.model import Step
+from kexecd.plan import ServiceSteps
 from kexecd.teardown.classes import unit_of
 from kexecd.teardown.processes import QuitProcesses
 from kexecd.teardown.survey import running
@@ -22,23 +25,39 @@ TAKES_ITS_TIME = "ExecStart=sleep 1000\nExecStop=sh -c 'sleep 0.7; echo stopped 
 RUNS_NOTHING = (
     "Type=oneshot\nRemainAfterExit=yes\nExecStart=true\nExecStop=sh -c 'sleep 0.7; echo stopped > /run/oneshot'"
 )
-OWN_SIGNAL = (
-    "ExecStart=sh -c 'trap \"echo usr1 > /run/signal; exit\" USR1; while :; do sleep 0.1; done'\nKillSignal=USR1"
-)
-STUBBORN = "ExecStart=sh -c 'trap \"\" TERM; while :; do sleep 1; done'\nTimeoutStopSec=90"
-LEAVES_ONE = (
-    "Type=forking\nKillMode=process\n"
-    "ExecStart=sh -c '(trap \"echo asked > /run/left; exit\" TERM; while :; do sleep 0.1; done) & sleep 1000 & exit 0'"
-)
-CONTAINER = (
-    "ExecStart=unshare --pid --fork sh -c 'trap \"echo asked > /run/guest; exit\" TERM; while :; do sleep 0.1; done'\n"
-    "Slice=machine.slice"
-)
+
+
+def says(name: str, signal: str = "TERM") -> str:
+    """A shell's program that says when it is ready, and that it was asked; single-quoted, for a unit."""
+    trap = f'trap "echo asked > /run/{name}; exit" {signal}'
+    return f"{trap}; : > /run/up/{name}; while :; do sleep 0.1; done"
+
+
+OWN_SIGNAL = f"ExecStart=sh -c '{says('signal', 'USR1')}'\nKillSignal=USR1"
+STUBBORN = "ExecStart=sh -c 'trap \"\" TERM; : > /run/up/stubborn; while :; do sleep 1; done'\nTimeoutStopSec=90"
+LEAVES_ONE = f"Type=forking\nKillMode=process\nExecStart=sh -c '({says('left')}) & sleep 1000 & exit 0'"
+CONTAINER = f"ExecStart=unshare --pid --fork sh -c '{says('guest')}'\nSlice=machine.slice"
+
+
+def are_up(*names: str) -> None:
+    """systemd calls a service active before its shell has set a trap."""
+    for name in names:
+        eventually(partial(os.path.exists, f"/run/up/{name}"))
+
+
+def services(grace: float = 5.0) -> ServiceSteps:
+    return Systemd().services(Policy(grace_guests=grace, grace_sessions=grace, grace_services=grace), running())
 
 
 def steps(grace: float) -> tuple[Step, ...]:
-    parts = Systemd().services(grace, running())
-    return (*parts.guests, *parts.sessions, *parts.services, *parts.basics)
+    parts = services(grace)
+    return (*parts.guests, *parts.sessions, *parts.services, *parts.hold, *parts.applications, *parts.basics)
+
+
+def keep_pid_1_company() -> None:
+    """So that it cannot be held still, and has to stop everything by itself."""
+    Path("/sys/fs/cgroup/init.scope/cgroup.procs").write_text("0", encoding="ascii")
+    assert "alone" in freezer.why_not()
 
 
 def said(path: str) -> str:
@@ -54,16 +73,50 @@ def said(path: str) -> str:
     }
 )
 def test_each_unit_stops_in_its_own_way_all_at_once_and_none_comes_back() -> None:
+    are_up("signal")
+    keep_pid_1_company()
     result, events, seconds = walk(*steps(10.0), within=30)
     assert not result.failures and notes(events) == ""
     assert said("/run/service") == said("/run/oneshot") == "stopped"
-    assert said("/run/signal") == "usr1"
+    assert said("/run/signal") == "asked"
     assert [process.name for process in running()] == []
     assert 0.7 < seconds < 5
 
 
+@beside_systemd(
+    {
+        "again.service": STARTED_AGAIN,
+        "slow.service": TAKES_ITS_TIME,
+        "oneshot.service": RUNS_NOTHING,
+        "signal.service": OWN_SIGNAL,
+    }
+)
+def test_held_still_pid_1_has_stopped_what_only_it_can_and_starts_nothing_again() -> None:
+    are_up("signal")
+    parts = services()
+    assert isinstance(parts.services[0], StopUnits)
+    assert set(parts.services[0].units) == {"slow.service", "oneshot.service", "signal.service"}
+    result, events, _ = walk(*steps(5.0), within=30)
+    assert freezer.is_held() and not result.failures and notes(events) == ""
+    assert said("/run/service") == said("/run/oneshot") == "stopped"
+    assert said("/run/signal") == "asked"
+    assert [process.name for process in running()] == []
+    freezer.release()
+    eventually(lambda: [process.name for process in running()] == ["sleep"])  # which it is free to start again now
+
+
+@beside_systemd({"again.service": STARTED_AGAIN, "slow.service": TAKES_ITS_TIME})
+def test_units_can_be_stopped_by_a_pid_1_that_somebody_held_and_left() -> None:
+    freezer.hold()
+    eventually(freezer.is_held)
+    _, events, seconds = walk(StopUnits("services", ("slow.service",), 5.0))
+    assert said("/run/service") == "stopped" and notes(events) == "" and seconds < 5
+
+
 @beside_systemd({"stubborn.service": STUBBORN, "leaver.service": LEAVES_ONE, "slow.service": TAKES_ITS_TIME})
 def test_one_that_does_not_stop_in_time_is_named_and_killed_and_one_that_was_never_asked_is_asked() -> None:
+    are_up("stubborn", "left")
+    keep_pid_1_company()
     (stubborn,) = [p for p in running() if unit_of(proc.cgroup(p.pid)) == "stubborn.service" and p.ppid == 1]
     _, events, seconds = walk(*steps(2.0), QuitProcesses(5.0), within=30)
     assert "services: still stopping after 2 s: stubborn.service" in notes(events)
@@ -74,14 +127,17 @@ def test_one_that_does_not_stop_in_time_is_named_and_killed_and_one_that_was_nev
 
 @beside_systemd({"web.service": CONTAINER, "other.service": STARTED_AGAIN})
 def test_guests_and_sessions_go_before_the_services() -> None:
+    are_up("guest")
+    keep_pid_1_company()
     # Detached, or it would be one of ours and spared.
     scope = "systemd-run -q --scope --unit=session-7 sleep 999"
     subprocess.run(["sh", "-c", f"{scope} &"], check=True, timeout=10)
     eventually(lambda: "session-7.scope" in {unit_of(proc.cgroup(process.pid)) for process in running()})
-    parts = Systemd().services(5.0, running())
+    parts = services()
     names = [step.name for step in (*parts.guests, *parts.sessions, *parts.services)]
     assert names == ["guests", "sessions", "services"]
-    assert {process.name for process in running()} - {process.name for process in parts.covered} == set()
+    covered = {unit_of(proc.cgroup(process.pid)) for process in parts.covered}
+    assert covered == {"web.service", "other.service", "session-7.scope"}
     walk(*parts.guests)
     assert said("/run/guest") == "asked"
     assert {unit_of(proc.cgroup(process.pid)) for process in running()} == {"session-7.scope", "other.service"}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kexecd import handoff, loader
+from kexecd import handoff
 from kexecd.cli import descent, steps
 from kexecd.cli.descent import Attempt, Descent
 from kexecd.cli.draft import Draft
@@ -149,7 +149,7 @@ def test_a_record_that_cannot_be_written_is_a_refusal(monkeypatch: pytest.Monkey
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(loader, "loaded_record", lambda: IMAGE)
+    monkeypatch.setattr(steps, "loaded_record", lambda: IMAGE)
     monkeypatch.setattr(handoff, "write", full)
     with pytest.raises(Refusal, match="ENOSPC"):
         steps.WriteDown(Way.FAST)._write()
@@ -158,6 +158,6 @@ def test_a_record_that_cannot_be_written_is_a_refusal(monkeypatch: pytest.Monkey
 def test_an_image_that_went_away_meanwhile_is_a_refusal_and_no_restart_without_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(loader, "loaded_record", lambda: None)
+    monkeypatch.setattr(steps, "loaded_record", lambda: None)
     with pytest.raises(Refusal, match="unloaded the image meanwhile"):
         steps.WriteDown(Way.FAST)._write()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from kexecd.init.systemd_units import Units, complaints, is_guest, jobs, sort_out
+from kexecd.init.systemd_units import complaints, is_guest, jobs, sort_out
 from kexecd.kernel.spawn import Finished
 from kexecd.model import Process
 
@@ -26,7 +26,8 @@ def test_sessions_go_before_services_and_what_all_talk_to_goes_last() -> None:
         "dbus.service", "dbus.socket", "systemd-journald.service", "systemd-journald-dev-log.socket",
         "systemd-udevd-kernel.socket",
     )  # fmt: skip
-    assert units.all == set(ACTIVE) - {"init.scope"}
+    going = (*units.guests, *units.sessions, *units.services, *units.direct, *units.basics)
+    assert sorted(going) == sorted(set(ACTIVE) - {"init.scope"}), "each once"
 
 
 def test_where_guests_run_their_keepers_go_first_but_not_what_these_work_with() -> None:
@@ -66,5 +67,7 @@ def test_the_units_that_are_still_being_stopped_are_read_from_the_jobs() -> None
     assert jobs("No jobs running.\n") == set()
 
 
-def test_nothing_is_lost_on_the_way() -> None:
-    assert Units(("a",), ("b",), ("c",), ("d",)).all == {"a", "b", "c", "d"}
+def test_pid_1_stops_what_needs_it_and_the_others_are_asked_directly() -> None:
+    units = sort_out(ACTIVE, (), needs_pid_1={"sshd.service", "web.service"}.__contains__)
+    assert units.services == ("sshd.service", "web.service")
+    assert {"cron.service", "docker.socket", "logrotate.timer"} <= set(units.direct)

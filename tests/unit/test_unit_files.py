@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MIT
+"""Which units only PID 1 can stop as they want to be stopped, by their files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kexecd.init.unit_files import needs_pid_1
+
+PLAIN = "[Unit]\nDescription=web\n[Service]\nExecStart=/usr/bin/web\nRestart=always\n"
+
+
+def put(root: Path, path: str, text: str) -> None:
+    file = root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+
+
+def test_one_that_a_term_is_enough_for_does_not(tmp_path: Path) -> None:
+    put(tmp_path, "usr/lib/systemd/system/web.service", PLAIN)
+    assert not needs_pid_1("web.service", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("line", "needed"),
+    [
+        ("ExecStop=/usr/bin/web quit", True),
+        ("ExecStopPost=-/bin/rm /run/web", True),
+        ("KillSignal=SIGQUIT", True),
+        ("KillMode=mixed", True),
+        ("SendSIGHUP=yes", True),
+        ("  ExecStop = /usr/bin/web quit", True),
+        ("KillSignal=SIGTERM", False),
+        ("KillMode=control-group", False),
+        ("KillMode=process", False),
+        ("SendSIGHUP=no", False),
+        ("ExecStop=", False),
+        ("#ExecStop=/usr/bin/web quit", False),
+        ("ExecReload=/bin/kill -HUP $MAINPID", False),
+    ],
+)
+def test_each_setting_counts_unless_it_is_what_a_term_does(tmp_path: Path, line: str, needed: bool) -> None:
+    put(tmp_path, "usr/lib/systemd/system/web.service", f"{PLAIN}{line}\n")
+    assert needs_pid_1("web.service", str(tmp_path)) is needed
+
+
+@pytest.mark.parametrize(
+    ("unit", "file", "dropin"),
+    [
+        ("web.service", "usr/lib/systemd/system/web.service", "etc/systemd/system/web.service.d/stop.conf"),
+        ("web.service", "usr/lib/systemd/system/web.service", "run/systemd/system/service.d/all.conf"),
+        ("my-web.service", "etc/systemd/system/my-web.service", "etc/systemd/system/my-.service.d/all.conf"),
+        ("web@one.service", "usr/lib/systemd/system/web@.service", "etc/systemd/system/web@.service.d/stop.conf"),
+        ("web@one.service", "usr/lib/systemd/system/web@.service", "etc/systemd/system/web@one.service.d/stop.conf"),
+        ("run-1.scope", "run/systemd/transient/run-1.scope", "run/systemd/transient/run-1.scope.d/50-x.conf"),
+    ],
+)
+def test_drop_ins_count_wherever_systemd_would_look_for_them(
+    tmp_path: Path, unit: str, file: str, dropin: str
+) -> None:
+    put(tmp_path, file, PLAIN)
+    assert not needs_pid_1(unit, str(tmp_path))
+    put(tmp_path, dropin, "[Service]\nExecStop=/bin/true\n")
+    assert needs_pid_1(unit, str(tmp_path))
+
+
+def test_one_whose_file_is_not_found_or_cannot_be_read_does(tmp_path: Path) -> None:
+    assert needs_pid_1("gone.service", str(tmp_path))
+    (tmp_path / "etc/systemd/system/odd.service").mkdir(parents=True)
+    assert needs_pid_1("odd.service", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("unit", "needed"),
+    [("systemd-logind.service", False), ("systemd-random-seed.service", True), ("systemd-udevd.service", True)],
+)
+def test_the_units_of_a_real_systemd(unit: str, needed: bool) -> None:
+    assert needs_pid_1(unit) is needed

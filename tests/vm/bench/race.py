@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: MIT
+"""One run from a contestant's start to the jump, and all the runs of a row, in turns."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tests.vm.bench import stage
+from tests.vm.bench.contestants import Contestant
+from tests.vm.bench.loads import Load
+from tests.vm.bench.recipe import Pid1
+from tests.vm.bench.results import Result, Row
+from tests.vm.lab import evidence
+from tests.vm.lab.errors import LabTimeout, QemuGone
+from tests.vm.lab.image import Install
+from tests.vm.lab.progress import say
+from tests.vm.lab.snapshot import Snapshot
+
+GO = "bench: go"
+JUMP = "Starting new kernel"
+SLOW = 10.0
+"""Seconds from which on one run of a contestant is enough."""
+
+# An emulator translates code when it sees it first, which no CPU does: each contestant's program is run once, for all.
+WARM_UP = """
+kexecctl status; systemctl list-units; kexec --version; umount --version; sync --version; killall5 -V; setsid true
+true
+"""
+
+
+def race(load: Load, contestants: Sequence[Contestant], runs: int, install: Install, logs: Path) -> Row:
+    """All runs of one row. What each guest said in its last one is left in `logs`."""
+    times: dict[Contestant, list[float]] = {contestant: [] for contestant in contestants}
+    slower: dict[Contestant, str] = {}
+    with _scratch() as directory:
+        snapshots = {
+            pid1: stage.prepared(load, pid1, _made(directory / pid1), install)
+            for pid1 in Pid1
+            if any(contestant.pid1 is pid1 for contestant in contestants)
+        }
+        for turn in range(runs):
+            for contestant in contestants[:: -1 if turn % 2 else 1]:
+                if contestant in slower or (times[contestant] and times[contestant][0] > SLOW):
+                    continue
+                seconds, what = run(snapshots[contestant.pid1], contestant, load, logs)
+                if seconds is None:
+                    slower[contestant] = what
+                else:
+                    times[contestant].append(seconds)
+                say(f"{load.name}: {contestant.title}: {what}")
+    return Row(load, tuple(Result(c, tuple(times[c]), slower.get(c, "")) for c in contestants))
+
+
+def run(snapshot: Snapshot, contestant: Contestant, load: Load, logs: Path) -> tuple[float | None, str]:
+    """Seconds to the jump, or None; and that in words."""
+    with _scratch() as workdir, stage.started(snapshot, workdir) as guest:
+        guest.run("/bin/sh", "-c", WARM_UP, timeout=60)
+        mark = guest.mark()
+        try:
+            guest.spawn("/bin/sh", "-c", f"echo '{GO}' > /dev/ttyS0; exec \"$@\"", "go", *contestant.command)
+            go = guest.wait_for_line(f"^{GO}", mark, 30).at
+            jump = guest.wait_for_line(JUMP, mark, load.limit).at
+        except (LabTimeout, QemuGone):
+            if evidence.event_time(guest.events(mark), "RESET") is not None:
+                return None, "went through the firmware"
+            return None, f"over {load.limit:g} s"
+        finally:
+            said = [f"{line.at - mark.at:8.3f} {line.text}\n" for line in guest.lines(mark)]
+            name = f"{load.name}-{contestant.pid1}-{contestant.name}.log"
+            (logs / name.replace(" ", "_").replace(";", "")).write_text("".join(said))
+        return jump - go, f"{jump - go:.2f} s"
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="kexecd-bench-") as directory:
+        yield Path(directory)
+
+
+def _made(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
