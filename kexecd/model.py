@@ -308,12 +308,14 @@ class Context:
     deadline: when the phase has to be over, on that clock.
     tell: emits a NOTE.
     asked: (pid, start) of processes that somebody has already asked to quit, each once.
+    left: (pid, start) of those that cannot be killed, so that nobody waits for them again.
     """
 
     now: Callable[[], float]
     deadline: float
     tell: Callable[[str], None]
     asked: set[tuple[int, int]] = field(default_factory=set)
+    left: set[tuple[int, int]] = field(default_factory=set)
     verdict: Verdict | None = None
 
 

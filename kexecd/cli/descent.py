@@ -29,6 +29,7 @@ from kexecd.model import Act, Event, EventKind, Phase, State, Step, Way
 from kexecd.record import RUN_DIR
 from kexecd.report.events import EVENTS_FILE, Sinks, as_text, open_quietly, parse
 from kexecd.standby import Standby
+from kexecd.teardown.workers import left_behind
 
 
 class Attempt(IntEnum):
@@ -133,7 +134,9 @@ class Descent:
             self._note("no kexec: the machine is not clean, it restarts through the firmware")
         if standby:
             standby.last()
-        finish.finish(self._draft.init, act, alone=self._draft.plan.way is Way.NOW, tell=self._tell)
+        # A sync of PID 1's own would hang where ours has.
+        alone = self._draft.plan.way is Way.NOW or bool(left_behind())
+        finish.finish(self._draft.init, act, alone=alone, tell=self._tell)
 
     def _give_back(self, begun: tuple[int, ...]) -> None:
         """In the standby, when the walker was killed before the commit point."""

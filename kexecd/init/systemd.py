@@ -25,12 +25,11 @@ from kexecd.init.systemd_units import (
     QuitGuests,
     StopUnits,
     active_units,
-    is_basic,
     is_guest,
     sort_out,
     systemctl,
 )
-from kexecd.init.unit_files import needs_pid_1
+from kexecd.init.unit_files import wishes
 from kexecd.kernel import freezer, proc
 from kexecd.kernel.guard import forbid_in_tests
 from kexecd.kernel.spawn import run
@@ -41,6 +40,8 @@ from kexecd.teardown.processes import QuitProcesses
 from kexecd.teardown.spare import Spare
 
 SHUTDOWN_HOOKS = "/usr/lib/systemd/system-shutdown"
+DONE_BY_US = ("mdadm.shutdown",)
+"""Of these hooks, those whose work is done by then (kexecd.teardown.filesystems.Settle)."""
 
 
 class Systemd:
@@ -52,7 +53,7 @@ class Systemd:
         needed = needed_units(processes)
         held = not freezer.why_not()
         active = (unit for unit in active_units() if unit not in needed)
-        units = sort_out(active, guests, needs_pid_1 if held else lambda unit: True)
+        units = sort_out(active, guests, wishes)
         basics = StopUnits("basics", units.basics, policy.grace_services)
         direct = StopUnits("services", units.direct, policy.grace_services)
         through_pid_1 = {*units.guests, *units.sessions, *units.services}
@@ -66,7 +67,7 @@ class Systemd:
             steps = replace(steps, services=(services,), basics=(basics,))
         else:
             first = StopUnits("services", units.services, policy.grace_services)
-            spared = frozenset(process.pid for process, group in groups.items() if is_basic(unit_of(group)))
+            spared = frozenset(p.pid for p, group in groups.items() if unit_of(group) in {*units.basics, *units.ground})
             others = tuple(p for p, group in groups.items() if unit_of(group) not in through_pid_1)
             applications = tuple(process for process in others if process.pid not in spared)
             steps = replace(
@@ -96,8 +97,9 @@ class Systemd:
     def has_last_word(self) -> str:
         # systemd-shutdown(8) runs them when everything is unmounted: a UPS is told, an array is marked clean.
         with contextlib.suppress(OSError):
-            if names := sorted(entry.name for entry in os.scandir(SHUTDOWN_HOOKS) if entry.is_file()):
-                return f"{SHUTDOWN_HOOKS} has {names[0]}"
+            names = sorted(entry.name for entry in os.scandir(SHUTDOWN_HOOKS) if entry.is_file())
+            if others := [name for name in names if name not in DONE_BY_US]:
+                return f"{SHUTDOWN_HOOKS} has {others[0]}"
         return ""
 
     def going_down(self) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Generator, Iterable
 from dataclasses import dataclass, field
 
 from kexecd.errors import NotRestarted
+from kexecd.init.unit_files import Wishes
 from kexecd.kernel import freezer, proc
 from kexecd.kernel.spawn import Finished, run, start
 from kexecd.model import Context, Process, ProcessClass, Running, Wait
@@ -54,16 +55,16 @@ class Units:
     services: tuple[str, ...] = ()
     direct: tuple[str, ...] = ()  # services for whom a TERM to their processes is enough, and what starts services
     basics: tuple[str, ...] = ()
+    ground: tuple[str, ...] = ()  # never stopped: what stands on it is closed by ourselves
 
 
-def sort_out(
-    units: Iterable[str], with_guests: Collection[str], needs_pid_1: Callable[[str], bool] = lambda unit: True
-) -> Units:
-    """Pure. `with_guests`: the units that a guest's own processes are in; without a guest they all are services."""
+def sort_out(units: Iterable[str], with_guests: Collection[str], ask: Callable[[str], Wishes]) -> Units:
+    """`with_guests`: the units that a guest's own processes are in; without a guest they all are services."""
     guests = {unit for unit in with_guests if unit.endswith(".service") and not unit.startswith(ENGINES)}
     if with_guests:
         guests.update(GUEST_UNITS)
-    going: dict[str, list[str]] = {"guests": [], "sessions": [], "services": [], "direct": [], "basics": []}
+    kinds = ("guests", "sessions", "services", "direct", "basics", "ground")
+    going: dict[str, list[str]] = {kind: [] for kind in kinds}
     for unit in units:
         if unit in KEPT:
             continue
@@ -73,10 +74,12 @@ def sort_out(
             going["guests"].append(unit)
         elif (unit.startswith("session-") and unit.endswith(".scope")) or unit.startswith("user@"):
             going["sessions"].append(unit)
-        elif unit.endswith((".service", ".scope")) and needs_pid_1(unit):
-            going["services"].append(unit)
-        else:
+        elif not unit.endswith((".service", ".scope")):
             going["direct"].append(unit)
+        elif (wishes := ask(unit)).ground:
+            going["ground"].append(unit)
+        else:
+            going["services" if wishes.pid_1 else "direct"].append(unit)
     return Units(**{kind: tuple(names) for kind, names in going.items()})
 
 
@@ -109,8 +112,9 @@ class StopUnits:
         # Whoever was asked by PID 1 and did not go in time gets no second grace. What else is left of these units was
         # never asked, for one what a service with KillMode=process leaves behind.
         listed = yield from _waited(context, ["list-jobs", "--plain", "--no-legend"], context.now() + LISTING)
-        stuck = jobs(listed.output) & set(self.units) if listed and not listed.exit_code else set(self.units)
-        context.tell(f"{self.name}: still stopping after {self.grace:g} s: {_some(sorted(stuck))}")
+        stuck = jobs(listed.output) & set(self.units) if listed and not listed.exit_code else set[str]()
+        who = _some(sorted(stuck)) if stuck else "nobody knows whom, PID 1 does not tell"
+        context.tell(f"{self.name}: still stopping after {self.grace:g} s: {who}")
         context.asked.update((p.pid, p.start) for p in self.scan() if unit_of(proc.cgroup(p.pid)) in stuck)
 
     def undo(self) -> None:
@@ -213,8 +217,8 @@ def complaints(finished: Finished) -> tuple[str, ...]:
 
 
 def jobs(listing: str) -> set[str]:
-    """The units of `systemctl list-jobs`: a number, the unit, what is done, how far it is."""
-    return {words[1] for line in listing.splitlines() if len(words := line.split()) >= 4}
+    """The units that are being stopped just now, by `systemctl list-jobs`: number, unit, what is done, how far."""
+    return {words[1] for line in listing.splitlines() if len(words := line.split()) == 4 and words[3] == "running"}
 
 
 def _waited(context: Context, words: list[str], until: float) -> Generator[Wait, frozenset[int], Finished | None]:

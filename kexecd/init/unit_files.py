@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Which units have to be stopped by PID 1: those whose files ask for more than a TERM to whoever is in them.
+"""What the files of units tell: which have to be stopped by PID 1, and which are the ground that others stand on.
+
+By PID 1 those that ask for more than a TERM to whoever is in them. The ground is what belongs to the early boot and
+says so with DefaultDependencies=no: it keeps disks and the network up, and stopping it takes them away. For one, LVM's
+blk-availability.service unmounts whatever lies on md and dm, whoever still writes to it.
 
 Read from the files and not asked of PID 1, which takes 15 ms for each unit on a slow machine. In doubt a unit has to be
 stopped by PID 1: a setting in any file that could be the unit's counts, whichever of them is in force. The places are
@@ -10,6 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from kexecd.kernel.files import join_root, read_text
 
@@ -30,26 +35,40 @@ HARMLESS = {
 """The settings that count, and the values of each with which a TERM is all that is needed; an empty one clears it."""
 
 
-def needs_pid_1(unit: str, root: str = "/") -> bool:
-    """Whether stopping a service or scope takes more than a TERM to everybody in it, or whether that cannot be told."""
-    known = False
+GROUND = ("no", "false", "0", "off")
+"""The values of DefaultDependencies with which a unit is none of those that come after the early boot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a unit's files say of its end. pid_1: PID 1 has to stop it; also where that cannot be told."""
+
+    pid_1: bool
+    ground: bool = False
+
+
+def wishes(unit: str, root: str = "/") -> Wishes:
+    """Of a service or a scope."""
+    known = pid_1 = ground = False
     for path, is_dropin in _files(unit, root):
         try:
             text = read_text(path, root=root)
         except OSError:
-            return True
+            pid_1 = True
+            continue
         if text is None:
             continue
         known = known or not is_dropin
-        if any(_counts(line) for line in text.splitlines()):
-            return True
-    return not known
+        for line in text.splitlines():
+            key, _, value = line.partition("=")
+            pid_1 = pid_1 or _counts(key.strip(), value.strip())
+            ground = ground or (key.strip() == "DefaultDependencies" and value.strip() in GROUND)
+    return Wishes(pid_1 or not known, ground)
 
 
-def _counts(line: str) -> bool:
-    key, separator, value = line.partition("=")
-    harmless = HARMLESS.get(key.strip())
-    return bool(separator) and harmless is not None and value.strip() != "" and value.strip() not in harmless
+def _counts(key: str, value: str) -> bool:
+    harmless = HARMLESS.get(key)
+    return harmless is not None and value != "" and value not in harmless
 
 
 def _files(unit: str, root: str) -> Iterator[tuple[str, bool]]:

@@ -301,9 +301,11 @@ class ReadOnly:
 
     def run(self, context: Context) -> Running:
         if self.forced:
-            yield from self._force(context)
-            return
-        if calls := self._calls():
+            # The emergency remount leaves a filesystem on several devices as it is (seen with Btrfs on 6.12).
+            calls = [call for call, pooled in self._closing() if pooled]
+        else:
+            calls = [call for call, _ in self._closing()]
+        if calls:
             workers = Workers(PARALLEL, patience=PATIENCE, now=context.now, patiences=PATIENCES)
             try:
                 outcomes = yield from workers.run(calls, context.deadline)
@@ -312,7 +314,7 @@ class ReadOnly:
             for outcome in outcomes:
                 if outcome.errno:
                     context.tell(f"could not {outcome.call}: {outcome.why}, leaving it to the kernel")
-        if self._calls() or any(live.writable for live in verdict.hidden(self.look())):
+        if self._closing() or any(live.writable for live in verdict.hidden(self.look())):
             yield from self._force(context)
 
     def _force(self, context: Context) -> Generator[Wait, frozenset[int], None]:
@@ -321,13 +323,17 @@ class ReadOnly:
         while mountinfo.writable_disks(self.mounts()) and context.now() < context.deadline:
             yield Wait(frozenset(), min(context.deadline, context.now() + 0.02))
 
-    def _calls(self) -> list[Call]:
+    def _closing(self) -> list[tuple[Call, bool]]:
+        """What is still open: the call that closes it, and whether it is on several devices."""
         remains = self.look()
-        calls = [Call("remount-ro", (mount.point,)) for mount in mountinfo.writable_disks(remains.mounts)]
+        found = [
+            (Call("remount-ro", (mount.point,)), mount.device.startswith("0:"))
+            for mount in mountinfo.writable_disks(remains.mounts)
+        ]
         for mount, namespace in verdict.only_elsewhere(remains.elsewhere, remains.mounts):
             if mount.writable:
-                calls.append(Call("remount-ro-in", (namespace.door, mount.point)))
-        return calls
+                found.append((Call("remount-ro-in", (namespace.door, mount.point)), mount.device.startswith("0:")))
+        return found
 
     def undo(self) -> None:
         """Nothing: it only runs after the commit point."""

@@ -36,6 +36,10 @@ STOP_AFTER = 3
 GIVE_UP_AFTER = 8
 """The same until they are left: it is PID 1 that starts them again, or somebody who is spared."""
 
+ASLEEP = 2.0
+"""Seconds after KILL, until those who do nothing but sleep in the kernel are left there: the disk or the server that
+they wait for does not answer."""
+
 FIRST_PAUSE = 0.05
 """Seconds from one look to the next while somebody does not die; doubled each time."""
 
@@ -120,6 +124,12 @@ class QuitProcesses:
         """Nothing: a TERM cannot be unsent, which is why it only runs after the commit point."""
 
 
+def _may_end(process: Process) -> bool:
+    """Whether a process that was killed is not just asleep in the kernel, where no signal reaches it."""
+    now = proc.read(process.pid)
+    return now is not None and now.start == process.start and now.state != "D"
+
+
 def quit_found(
     context: Context, find: Find, grace: float, signal_for: Callable[[Process], int] = lambda process: signal.SIGTERM
 ) -> Running:
@@ -164,7 +174,7 @@ class _Quitting:
         for fd, process in self._watched.items():
             self._kill(fd, process)
         end = max(self._context.deadline, self._context.now() + KILL_RESERVE)  # to die takes a moment, too
-        looks, pause, stopped = 0, FIRST_PAUSE, False
+        looks, pause, stopped, asleep = 0, FIRST_PAUSE, False, self._context.now()
         while True:
             found, fresh = self._look(self._kill)
             if not (found or self._watched or self._find.fleeting):
@@ -182,14 +192,22 @@ class _Quitting:
                 continue
             yield from self._until_ended(min(end, self._context.now() + pause))
             pause = 2 * pause if self._watched else FIRST_PAUSE
+            if any(_may_end(process) for process in self._watched.processes):
+                asleep = self._context.now()
+            elif self._watched and self._context.now() >= asleep + ASLEEP:
+                break
         for line in leftover.lines(self._watched.processes):
             self._context.tell(line)
+        self._context.left.update((process.pid, process.start) for process in self._watched.processes)
 
     def _look(self, treat: Callable[[int, Process], bool]) -> tuple[int, int]:
         """Find who is there, and treat each once; returns how many there are, and how many of them are new."""
         found = fresh = 0
         try:
             for fd, process in self._find(self._watched.pids, self._known):
+                if (process.pid, process.start) in self._context.left:
+                    os.close(fd)
+                    continue
                 found += 1
                 if self._known.get(process.pid) != process.start:
                     fresh += treat(fd, process)

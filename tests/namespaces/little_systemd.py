@@ -72,8 +72,13 @@ def inside(module: str, name: str, writer: str) -> None:
     Path("/run/up").mkdir()  # for units to say that they are ready
     system = Path("/etc/systemd/system")
     system.mkdir()
+    for early in ("sysinit.target", "basic.target"):  # what units depend on by default, here with nothing in it
+        (system / early).write_text("[Unit]\nDefaultDependencies=no\n", encoding="utf-8")
+    for log in ("systemd-journald.service", "systemd-journald.socket", "systemd-journald-dev-log.socket"):
+        (system / log).symlink_to("/dev/null")
     for unit, lines in units.items():
-        (system / unit).write_text(f"[Unit]\nDefaultDependencies=no\n[Service]\n{lines}\n", encoding="utf-8")
+        text = lines if lines.startswith("[Unit]") else f"[Service]\n{lines}"
+        (system / unit).write_text(f"{text}\n", encoding="utf-8")
     all_of_them = " ".join(units)
     target = f"[Unit]\nDefaultDependencies=no\nWants={all_of_them}\nAfter={all_of_them}\n"
     (system / TARGET).write_text(target, encoding="utf-8")

@@ -100,9 +100,31 @@ def test_held_still_pid_1_has_stopped_what_only_it_can_and_starts_nothing_again(
     assert freezer.is_held() and not result.failures and notes(events) == ""
     assert said("/run/service") == said("/run/oneshot") == "stopped"
     assert said("/run/signal") == "asked"
-    assert [process.name for process in running()] == []
+    left = [(p.name, proc.cgroup(p.pid)) for p in running()]
+    assert left == [], left
     freezer.release()
     eventually(lambda: [process.name for process in running()] == ["sleep"])  # which it is free to start again now
+
+
+GROUND = "[Unit]\nDefaultDependencies=no\n[Service]\n"
+TAKES_DISKS_AWAY = f"{GROUND}Type=oneshot\nRemainAfterExit=yes\nExecStart=true\nExecStop=touch /run/taken-away"
+
+
+@beside_systemd({"blk-availability.service": TAKES_DISKS_AWAY, "daemon.service": f"{GROUND}{STARTED_AGAIN}"})
+def test_what_others_stand_on_is_not_stopped_and_its_daemons_go_last() -> None:
+    """An ExecStop of LVM's unmounts what lies on md and dm: that is ours to do, when nobody writes any more."""
+    (daemon,) = running()
+    for company in (False, True):
+        if company:
+            keep_pid_1_company()
+        parts = services()
+        assert daemon not in parts.covered
+        if parts.hold:
+            walk(*(step for step in parts.applications))
+        else:
+            walk(*(step for step in parts.services))
+        assert running() == (daemon,)
+    assert said("/run/taken-away") == "" and not os.path.exists("/run/taken-away")
 
 
 @beside_systemd({"again.service": STARTED_AGAIN, "slow.service": TAKES_ITS_TIME})

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from kexecd.init.systemd_units import complaints, is_guest, jobs, sort_out
+from kexecd.init.unit_files import Wishes
 from kexecd.kernel.spawn import Finished
 from kexecd.model import Process
 
@@ -18,20 +19,25 @@ ACTIVE = (
 )  # fmt: skip
 
 
+def of_pid_1(unit: str) -> Wishes:
+    return Wishes(pid_1=True)
+
+
 def test_sessions_go_before_services_and_what_all_talk_to_goes_last() -> None:
-    units = sort_out(ACTIVE, ())
+    units = sort_out(ACTIVE, (), of_pid_1)
     assert units.guests == ()
     assert units.sessions == ("session-3.scope", "user@1000.service")
     assert units.basics == (
         "dbus.service", "dbus.socket", "systemd-journald.service", "systemd-journald-dev-log.socket",
         "systemd-udevd-kernel.socket",
     )  # fmt: skip
-    going = (*units.guests, *units.sessions, *units.services, *units.direct, *units.basics)
+    going = (*units.guests, *units.sessions, *units.services, *units.direct, *units.basics, *units.ground)
     assert sorted(going) == sorted(set(ACTIVE) - {"init.scope"}), "each once"
 
 
 def test_where_guests_run_their_keepers_go_first_but_not_what_these_work_with() -> None:
-    units = sort_out(ACTIVE, {"docker-4a1d2c9be01f.scope", "web.service", "containerd.service", "user@1000.service"})
+    with_guests = {"docker-4a1d2c9be01f.scope", "web.service", "containerd.service", "user@1000.service"}
+    units = sort_out(ACTIVE, with_guests, of_pid_1)
     assert units.guests == ("docker.service", "docker.socket", "web.service", "libvirt-guests.service")
     assert {"containerd.service", "libvirtd.service", "docker-4a1d2c9be01f.scope"} <= set(units.services)
     assert "user@1000.service" in units.sessions
@@ -63,11 +69,12 @@ def test_what_could_not_be_stopped_is_told_but_for_what_nobody_can() -> None:
 
 
 def test_the_units_that_are_still_being_stopped_are_read_from_the_jobs() -> None:
-    assert jobs("711 hasty.service stop running\n712 cron.service stop waiting\n") == {"hasty.service", "cron.service"}
+    assert jobs("711 hasty.service stop running\n712 cron.service stop waiting\n") == {"hasty.service"}
     assert jobs("No jobs running.\n") == set()
 
 
 def test_pid_1_stops_what_needs_it_and_the_others_are_asked_directly() -> None:
-    units = sort_out(ACTIVE, (), needs_pid_1={"sshd.service", "web.service"}.__contains__)
+    units = sort_out(ACTIVE, (), lambda unit: Wishes(unit in ("sshd.service", "web.service"), unit == "cron.service"))
     assert units.services == ("sshd.service", "web.service")
-    assert {"cron.service", "docker.socket", "logrotate.timer"} <= set(units.direct)
+    assert {"containerd.service", "docker.socket", "logrotate.timer"} <= set(units.direct)
+    assert units.ground == ("cron.service",)

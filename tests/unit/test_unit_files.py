@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kexecd.init.unit_files import needs_pid_1
+from kexecd.init.unit_files import wishes
 
 PLAIN = "[Unit]\nDescription=web\n[Service]\nExecStart=/usr/bin/web\nRestart=always\n"
 
@@ -20,7 +20,7 @@ def put(root: Path, path: str, text: str) -> None:
 
 def test_one_that_a_term_is_enough_for_does_not(tmp_path: Path) -> None:
     put(tmp_path, "usr/lib/systemd/system/web.service", PLAIN)
-    assert not needs_pid_1("web.service", str(tmp_path))
+    assert not wishes("web.service", str(tmp_path)).pid_1
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_one_that_a_term_is_enough_for_does_not(tmp_path: Path) -> None:
 )
 def test_each_setting_counts_unless_it_is_what_a_term_does(tmp_path: Path, line: str, needed: bool) -> None:
     put(tmp_path, "usr/lib/systemd/system/web.service", f"{PLAIN}{line}\n")
-    assert needs_pid_1("web.service", str(tmp_path)) is needed
+    assert wishes("web.service", str(tmp_path)).pid_1 is needed
 
 
 @pytest.mark.parametrize(
@@ -61,15 +61,15 @@ def test_drop_ins_count_wherever_systemd_would_look_for_them(
     tmp_path: Path, unit: str, file: str, dropin: str
 ) -> None:
     put(tmp_path, file, PLAIN)
-    assert not needs_pid_1(unit, str(tmp_path))
+    assert not wishes(unit, str(tmp_path)).pid_1
     put(tmp_path, dropin, "[Service]\nExecStop=/bin/true\n")
-    assert needs_pid_1(unit, str(tmp_path))
+    assert wishes(unit, str(tmp_path)).pid_1
 
 
 def test_one_whose_file_is_not_found_or_cannot_be_read_does(tmp_path: Path) -> None:
-    assert needs_pid_1("gone.service", str(tmp_path))
+    assert wishes("gone.service", str(tmp_path)).pid_1
     (tmp_path / "etc/systemd/system/odd.service").mkdir(parents=True)
-    assert needs_pid_1("odd.service", str(tmp_path))
+    assert wishes("odd.service", str(tmp_path)).pid_1
 
 
 @pytest.mark.parametrize(
@@ -77,4 +77,10 @@ def test_one_whose_file_is_not_found_or_cannot_be_read_does(tmp_path: Path) -> N
     [("systemd-logind.service", False), ("systemd-random-seed.service", True), ("systemd-udevd.service", True)],
 )
 def test_the_units_of_a_real_systemd(unit: str, needed: bool) -> None:
-    assert needs_pid_1(unit) is needed
+    assert wishes(unit).pid_1 is needed
+
+
+@pytest.mark.parametrize(("line", "ground"), [("DefaultDependencies=no", True), ("DefaultDependencies=yes", False)])
+def test_what_others_stand_on_says_so(tmp_path: Path, line: str, ground: bool) -> None:
+    put(tmp_path, "usr/lib/systemd/system/blk-availability.service", f"[Unit]\n{line}\n[Service]\nExecStop=/bin/true\n")
+    assert wishes("blk-availability.service", str(tmp_path)).ground is ground
