@@ -2,7 +2,7 @@
 """What kexecd itself costs: a real `kexecctl reboot --fast` with nothing to quit, from its start to the act.
 
 User and system time of kexecctl and of everybody that it starts, and the least of several runs: on a machine with one
-core that is how long it takes, disks and firmware apart. Not a word of it is faked (tests/perf/private_machine.py), but
+core that is how long it takes, disks and firmware apart. Not a word of it is faked (tests/private_machine.py), but
 that the kernel then has no image, so that the firmware is the act.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.perf.private_machine import make_disk, walk
+from tests.private_machine import make_disk, walk
 
 RUNS = 5
 BUDGET = 300  # milliseconds

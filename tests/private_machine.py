@@ -22,7 +22,7 @@ import shutil
 import signal
 import subprocess
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -30,7 +30,7 @@ from typing import NoReturn
 from kexecd.kernel import mountinfo, sysfs
 from kexecd.model import FileRecord, ImageRecord, LoadMethod
 
-TOP = Path(__file__).parents[2]
+TOP = Path(__file__).parents[1]
 PYTHON = Path("/usr/bin/python3")
 UNUSED = ("test", "idlelib", "tkinter", "turtledemo", "lib2to3", "ensurepip", "distutils", "pydoc_data", "config-*")
 
@@ -51,8 +51,8 @@ class Walk:
     said: str
 
 
-def make_disk(directory: Path) -> Path:
-    """An ext4 image with Python, and kexecd installed as its user would."""
+def make_disk(directory: Path, files: Mapping[str, Path] | None = None) -> Path:
+    """An ext4 image with Python, kexecd installed as its user would, and `files`, by their paths in it."""
     root, image = directory / "root", directory / "root.img"
     stdlib = Path(sysconfig.get_path("stdlib", vars={"installed_base": "/usr"}))
     shutil.copytree(stdlib, root / stdlib.relative_to("/"), ignore=shutil.ignore_patterns(*UNUSED))
@@ -66,6 +66,8 @@ def make_disk(directory: Path) -> Path:
     for name in ("dev", "proc", "run", "tmp", "old", "var/lib/kexecd", "sys/kernel"):
         (root / name).mkdir(parents=True, exist_ok=True)
     (root / "sys/kernel/kexec_loaded").write_text("1\n")
+    for place, source in (files or {}).items():
+        shutil.copyfile(source, root / place.lstrip("/"))
     with image.open("wb") as file:
         file.truncate(IMAGE_MIB << 20)
     _run("mke2fs", "-q", "-t", "ext4", "-d", root, image)
@@ -73,15 +75,15 @@ def make_disk(directory: Path) -> Path:
     return image
 
 
-def walk(image: Path, *arguments: str) -> Walk:
-    """Run kexecctl in a new machine on a copy of `image`, until that machine has ended."""
+def walk(image: Path, *arguments: str, program: tuple[str, ...] = ("/usr/sbin/kexecctl",)) -> Walk:
+    """Run kexecctl, or another program, in a new machine on a copy of `image`, until that machine has ended."""
     disk = image.with_name("used.img")
     shutil.copyfile(image, disk)
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
-        _or_die(lambda: _enter(disk, arguments, writer), writer)
+        _or_die(lambda: _enter(disk, (*program, *arguments), writer), writer)
     os.close(writer)
     with open(reader, encoding="utf-8", errors="replace") as file:
         said = file.read()
@@ -166,7 +168,7 @@ def _first_process(arguments: tuple[str, ...], writer: int, spent: int, group: _
         null = os.open("/dev/null", os.O_RDWR)
         for ours, theirs in ((null, 0), (writer, 1), (writer, 2)):
             os.dup2(ours, theirs)
-        os.execve("/usr/sbin/kexecctl", ["kexecctl", *arguments], {"PATH": "/usr/bin"})
+        os.execve(arguments[0], arguments, {"PATH": "/usr/bin"})
     os.close(writer)
     try:
         while True:
