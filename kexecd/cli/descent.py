@@ -53,6 +53,7 @@ def go_down(draft: Draft, *, force: bool, as_json: bool) -> ExitCode:
         finally:
             os._exit(ExitCode.FAILURE)
     os.close(writer)
+    os.chdir("/")  # spared as we are, we must not hold a filesystem by where we were started
     return _watch(reader, as_json=as_json)
 
 
@@ -190,7 +191,6 @@ def _detach() -> None:
 
 def _watch(reader: int, *, as_json: bool) -> ExitCode:
     """Print what is told until nobody tells any more."""
-    os.chdir("/")  # spared as it is, it must not hold a filesystem by where it was started
     with open(reader, encoding="utf-8", errors="replace") as lines:
         for line in lines:
             try:

@@ -20,6 +20,7 @@ from pathlib import Path
 from kexecd.kernel import mountinfo
 from tests.namespaces.stage import eventually
 
+TOP = Path(__file__).parents[2]
 SYSTEMD = "/usr/lib/systemd/systemd"
 UNSHARE = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc", "--net", "--cgroup")
 TARGET = "test.target"
@@ -42,7 +43,7 @@ def beside_systemd(units: Mapping[str, str]) -> Callable[[Body], Body]:
             reader, writer = os.pipe()
             into_group = ("sh", "-c", 'echo 0 > "$0/cgroup.procs" && exec "$@"', str(group))
             python = (sys.executable, "-c", INSIDE, body.__module__, body.__name__, str(writer))
-            with subprocess.Popen([*into_group, *UNSHARE, *python], pass_fds=[writer]) as namespaces:
+            with subprocess.Popen([*into_group, *UNSHARE, *python], pass_fds=[writer], cwd=TOP) as namespaces:
                 os.close(writer)
                 try:
                     report = _read(reader, seconds=60.0)
