@@ -12,16 +12,21 @@ from kexecd.errors import ExitCode
 from kexecd.handoff import Arrival, How
 from kexecd.init.detect import detect
 from kexecd.kernel import sysfs
-from kexecd.loader import loaded_record
+from kexecd.model import State
+from kexecd.record import RUN_DIR, loaded_record
+from kexecd.state import read
 
 
 def status(options: Namespace) -> ExitCode:
     loaded, record, arrival = sysfs.kexec_loaded(), loaded_record(), handoff.arrival()
+    restart = read(RUN_DIR)
     if options.json:
         print_json(
             {
                 "kernel": sysfs.kernel_release(),
                 "init": detect().name,
+                "state": str(restart.state if restart else State.NORMAL),
+                "restart": asdict(restart) if restart else None,
                 "loaded": loaded,
                 "image": asdict(record) if record else None,
                 "arrival": asdict(arrival),
@@ -30,6 +35,8 @@ def status(options: Namespace) -> ExitCode:
         return ExitCode.OK
     print(f"running   {sysfs.kernel_release()}, {detect().name} as PID 1")
     print(f"reached   {_reached(arrival)}")
+    if restart:
+        print(f"restart   {restart.state} since {local_time(restart.since)}: {restart.way}, to end in a {restart.act}")
     if record:
         initrds = "".join(f" + {file.path}" for file in record.initrds)
         total = record.kernel.size + sum(file.size for file in record.initrds)

@@ -27,7 +27,7 @@ from kexecd.teardown.holders import Holder, Place
 from kexecd.teardown.verdict import Remains
 from kexecd.teardown.workers import ENDED, Call, Outcome, Workers, left_behind
 
-PARALLEL = 8
+PARALLEL = 16
 """Calls at a time: enough to keep several disks busy, few enough that one disk is not made to seek between them."""
 
 PATIENCE = 8.0

@@ -75,7 +75,7 @@ class Disks:
     count: int
     files: int = 16
     file_size: int = 256 << 10
-    iops: int = 20
+    iops: int = 8
     rate: int = 16 << 20
 
     def dirty(self) -> str:
