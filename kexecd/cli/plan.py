@@ -106,10 +106,10 @@ def _print(draft: Draft, line: Line | None) -> None:
         if phase.commit:
             print("       ---- commit point: from here on the machine goes down, whatever happens")
         if phase.steps:
-            print(f"{phase.priority:>5}  {phase.name:<10} {phase.why}")
+            print(f"{phase.priority:>5}  {phase.name:<13} {phase.why}")
         for step in phase.steps:
             print(f"         - {step.describe()}")
-    print(f"{19900:>5}  {draft.plan.act:<10} {draft.last()}")
+    print(f"{19900:>5}  {draft.plan.act:<13} {draft.last()}")
 
 
 def _print_occupants(seen: Sequence[Occupant], more: int) -> None:
