@@ -70,7 +70,14 @@ ROWS = (
         "What to boot when nothing is named: what the boot loader would boot next, or the newest that is installed.",
         words=Choosing,
     ),
-    Row("within", Kind.SECONDS, "10", "How long a fast restart may take, from the first application that is asked to quit until the jump.", 1, 86400),
+    Row(
+        "within",
+        Kind.SECONDS,
+        "10",
+        "How long a fast restart may take, from the first application that is asked to quit until the jump.",
+        1,
+        86400,
+    ),
     Row(
         "grace.guests",
         Kind.SECONDS,
