@@ -21,6 +21,7 @@ from tests.vm.lab.snapshot import Snapshot
 
 GO = "bench: go"
 JUMP = "Starting new kernel"
+COMMIT = "kexecd: commit point"
 SLOW = 10.0
 """Seconds from which on one run of a contestant is enough."""
 
@@ -34,6 +35,7 @@ true
 def race(load: Load, contestants: Sequence[Contestant], runs: int, install: Install, logs: Path) -> Row:
     """All runs of one row. What each guest said in its last one is left in `logs`."""
     times: dict[Contestant, list[float]] = {contestant: [] for contestant in contestants}
+    downs: dict[Contestant, list[float]] = {contestant: [] for contestant in contestants}
     slower: dict[Contestant, str] = {}
     with _scratch() as directory:
         snapshots = {
@@ -45,17 +47,21 @@ def race(load: Load, contestants: Sequence[Contestant], runs: int, install: Inst
             for contestant in contestants[:: -1 if turn % 2 else 1]:
                 if contestant in slower or (times[contestant] and times[contestant][0] > SLOW):
                     continue
-                seconds, what = run(snapshots[contestant.pid1], contestant, load, logs)
+                seconds, down, what = run(snapshots[contestant.pid1], contestant, load, logs)
                 if seconds is None:
                     slower[contestant] = what
                 else:
                     times[contestant].append(seconds)
+                if down is not None:
+                    downs[contestant].append(down)
                 say(f"{load.name}: {contestant.title}: {what}")
-    return Row(load, tuple(Result(c, tuple(times[c]), slower.get(c, "")) for c in contestants))
+    return Row(load, tuple(Result(c, tuple(times[c]), slower.get(c, ""), tuple(downs[c])) for c in contestants))
 
 
-def run(snapshot: Snapshot, contestant: Contestant, load: Load, logs: Path) -> tuple[float | None, str]:
-    """Seconds to the jump, or None; and that in words."""
+def run(
+    snapshot: Snapshot, contestant: Contestant, load: Load, logs: Path
+) -> tuple[float | None, float | None, str]:
+    """Seconds to the jump, or None; those of them from kexecd's commit point; and that in words."""
     with _scratch() as workdir, stage.started(snapshot, workdir) as guest:
         guest.run("/bin/sh", "-c", WARM_UP, timeout=60)
         mark = guest.mark()
@@ -65,13 +71,15 @@ def run(snapshot: Snapshot, contestant: Contestant, load: Load, logs: Path) -> t
             jump = guest.wait_for_line(JUMP, mark, load.limit).at
         except (LabTimeout, QemuGone):
             if evidence.event_time(guest.events(mark), "RESET") is not None:
-                return None, "went through the firmware"
-            return None, f"over {load.limit:g} s"
+                return None, None, "went through the firmware"
+            return None, None, f"over {load.limit:g} s"
         finally:
             said = [f"{line.at - mark.at:8.3f} {line.text}\n" for line in guest.lines(mark)]
             name = f"{load.name}-{contestant.pid1}-{contestant.name}.log"
             (logs / name.replace(" ", "_").replace(";", "")).write_text("".join(said))
-        return jump - go, f"{jump - go:.2f} s"
+        commit = next((line.at for line in guest.lines(mark) if line.text.startswith(COMMIT)), None)
+        down = None if commit is None else jump - commit
+        return jump - go, down, f"{jump - go:.2f} s" + ("" if down is None else f", {down:.2f} s of it the way down")
 
 
 @contextlib.contextmanager

@@ -4,10 +4,11 @@
     {"schema": 1, "accel": "tcg", "rows": [
         {"name": "idle", "title": "idle", "contestants": [
             {"name": "systemctl kexec", "pid1": "systemd", "runs": [1.81, 1.79], "seconds": 1.8, "failed": "",
-             "times": 2.3}]}],
+             "times": 2.3, "down": null}]}],
      "goals": [{"goal": "idle: systemctl kexec takes at least 2 times as long", "met": true}]}
 
 seconds: the median; null if it did not get to the jump, and `failed` says why. times: of what kexecd takes there.
+down: of kexecd's own seconds those from the commit point on.
 """
 
 from __future__ import annotations
@@ -22,11 +23,16 @@ from tests.vm.bench.loads import Load
 
 @dataclass(frozen=True)
 class Result:
-    """Seconds of each run, and why there are no more."""
+    """Seconds of each run, and why there are no more; downs: those from kexecd's commit point on, without its start."""
 
     contestant: Contestant
     runs: tuple[float, ...]
     failed: str = ""
+    downs: tuple[float, ...] = ()
+
+    @property
+    def down(self) -> float | None:
+        return statistics.median(self.downs) if self.downs else None
 
     @property
     def seconds(self) -> float | None:
@@ -77,7 +83,11 @@ def table(rows: Sequence[Row]) -> str:
     """A line for each contestant, a column for each row: seconds, and how many times ours that is."""
     contestants = dict.fromkeys(result.contestant for row in rows for result in row.results)
     head = ["seconds to the jump", *(row.load.title for row in rows)]
-    body = [[contestant.title, *(_cell(row, contestant) for row in rows)] for contestant in contestants]
+    body = []
+    for contestant in contestants:
+        body.append([contestant.title, *(_cell(row, contestant) for row in rows)])
+        if contestant.ours:
+            body.append(["  of which the way down", *(_down(row, contestant) for row in rows)])
     widths = [max(len(line[n]) for line in (head, *body)) for n in range(len(head))]
     lines = []
     for first, *cells in (head, *body):
@@ -100,6 +110,7 @@ def as_json(rows: Sequence[Row], accel: str) -> dict[str, object]:
                         "pid1": str(result.contestant.pid1),
                         "runs": [round(seconds, 3) for seconds in result.runs],
                         "seconds": result.seconds and round(result.seconds, 3),
+                        "down": result.down and round(result.down, 3),
                         "failed": result.failed,
                         "times": round(times, 2) if (times := row.times(result)) else None,
                     }
@@ -110,6 +121,11 @@ def as_json(rows: Sequence[Row], accel: str) -> dict[str, object]:
         ],
         "goals": [{"goal": goal.text, "met": goal.met} for goal in goals(rows)],
     }
+
+
+def _down(row: Row, contestant: Contestant) -> str:
+    result = next((result for result in row.results if result.contestant == contestant), None)
+    return f"{result.down:.2f} {'':>8}" if result and result.down is not None else ""
 
 
 def _cell(row: Row, contestant: Contestant) -> str:
