@@ -143,7 +143,9 @@ def test_a_hook_inherits_nothing_of_ours_but_what_it_is_told(tmp_path: Path) -> 
     os.dup2(os.open("/", os.O_RDONLY), 77, inheritable=True)
     seen = "grep -E '^Sig(Blk|Ign)' /proc/self/status > signals; umask > umask; ls /proc/$$/fd > fds"
     call(hook(tmp_path, f"{seen}; ps -o sid= -p $$ > session; echo $$ >> session"))
-    assert re.findall(r"\t(\w+)", read(tmp_path / "signals")) == ["0" * 16] * 2
+    masks = [int(mask, 16) for mask in re.findall(r"\t(\w+)", read(tmp_path / "signals"))]
+    # 32 and 33 are glibc's own, which nobody can set but glibc; whoever started us may have had them ignored.
+    assert [mask & ~(3 << 31) for mask in masks] == [0, 0]
     assert read(tmp_path / "umask").strip() == "0022"
     assert "77" not in read(tmp_path / "fds").split()
     session, own = read(tmp_path / "session").split()
