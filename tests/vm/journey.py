@@ -30,7 +30,10 @@ RESTART_TIMEOUT = 240.0
 """Seconds for a restart that went through the firmware after all, on a slow CI machine."""
 
 # What has to be there again, each on a line of its own: a filesystem that did not come up would have nothing to say.
+# First those are mounted that systemd has just unmounted, because udev looked at a disk of theirs once more while they
+# were being mounted: seen with the two disks of Btrfs, in a first boot on a busy machine.
 STANDING = """
+mount --all
 for point in / /boot /data /srv/xfs /srv/btrfs /srv/loop /srv/overlay; do
     findmnt --noheadings --raw --output TARGET,FSTYPE --mountpoint "$point"
 done
@@ -124,6 +127,8 @@ def prepare(guest: Guest) -> None:
     """Put this checkout's project into the guest."""
     deliver(guest)
     guest.put("/etc/kexecd/kexecd.yaml", POLICY)
+    standing = guest.run("sh", "-c", STANDING, timeout=60, check=False).stdout
+    assert standing == EXPECTED, f"before the first kexec there is:\n{standing}"
 
 
 def kexec(guest: Guest, number: int) -> Kexec:
