@@ -120,11 +120,11 @@ class Descent:
         match attempt:
             case Attempt.WHOLE:
                 return plan.phases
-            case Attempt.REST:
+            case Attempt.HURRY if plan.hurry:
+                return plan.hurry
+            case Attempt.REST | Attempt.HURRY:  # a plan that hurries already knows no shorter way
                 first = next(number for number, phase in enumerate(plan.phases) if phase.commit)
                 return plan.phases[first:]
-            case Attempt.HURRY:
-                return plan.hurry or plan.phases[-3:]
             case Attempt.BARE:
                 return ()
 

@@ -53,14 +53,15 @@ class Scene:
     log: list[str] = field(default_factory=list)
     finished: list[Act] = field(default_factory=list)
 
-    def walk(self, attempt: Attempt = Attempt.WHOLE) -> None:
+    def walk(self, attempt: Attempt = Attempt.WHOLE, *, hurried: bool = False) -> None:
         phases = (
             Phase("first", 1, "", (Look("first", self.log),)),
             Phase("down", 5000, "", (Look("down", self.log),), commit=True),
             Phase("last", 6000, "", (Look("last", self.log),)),
         )
         hurry = (Phase("close", 5000, "", (Look("close", self.log),), commit=True),)
-        draft = Draft(NoInit("nobody"), Policy(), Plan(Way.FAST, Act.KEXEC, 10.0, phases, hurry), None, None)
+        plan = Plan(Way.FAST, Act.KEXEC, 10.0, phases, () if hurried else hurry)
+        draft = Draft(NoInit("nobody"), Policy(), plan, None, None)
         Descent(draft, force=False, watcher=self.writer).walk(attempt)
 
     def told(self) -> list[dict[str, object]]:
@@ -98,6 +99,12 @@ def test_each_further_attempt_does_less_and_always_restarts(
 ) -> None:
     scene.walk(attempt)
     assert (scene.log, scene.finished) == (walked, [act])
+
+
+def test_a_plan_that_hurries_already_leaves_out_nothing_when_it_is_taken_over_again(scene: Scene) -> None:
+    """Above all not the first of its phases, which writes everything back."""
+    scene.walk(Attempt.HURRY, hurried=True)
+    assert (scene.log, scene.finished) == (["down", "last"], [Act.KEXEC])
 
 
 def test_a_bug_before_the_commit_point_leaves_the_machine_as_it_was(
