@@ -107,11 +107,6 @@ def uid_min(root: str = "/") -> int:
     return int(found[1]) if found else UID_MIN
 
 
-def classify(process: Process) -> ProcessClass:
-    """Of one process; for many, a Classifier."""
-    return Classifier.here()(process)
-
-
 class Roll:
     """Everybody of some classes, read once, by the first step that asks: what came later is the last step's to find."""
 

@@ -12,7 +12,7 @@ from kexecd.config.policy import Policy
 from kexecd.init.by_class import by_class
 from kexecd.kernel import proc
 from kexecd.model import ProcessClass
-from kexecd.teardown.classes import QuitClass, classify
+from kexecd.teardown.classes import Classifier, QuitClass
 from kexecd.teardown.processes import QuitProcesses
 from kexecd.teardown.survey import occupants, running, terminals
 from tests.namespaces.isolated import isolated
@@ -74,7 +74,7 @@ def quit_container(kind: str, tmp_path: Path, grace: float = 5.0) -> tuple[list[
     log = tmp_path / "heard"
     log.touch()
     application(CONTAINER, kind, str(log))
-    guests = [process for process in running() if classify(process) is ProcessClass.GUEST]
+    guests = [process for process in running() if Classifier.here()(process) is ProcessClass.GUEST]
     assert len(guests) == (2 if kind == "alone" else 3), guests
     _, events, seconds = walk(QuitClass(ProcessClass.GUEST, grace))
     assert not running()
