@@ -65,6 +65,16 @@ def _reboot(parser: ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="jump even if a disk could not be closed")
 
 
+def _service(parser: ArgumentParser) -> None:
+    parser.add_argument("verb", choices=("start", "stop", "freeze", "status"), help="what the init has come to")
+    parser.add_argument(
+        "--going",
+        choices=("reboot", "down", "stay", "ask"),
+        default="ask",
+        help="what this machine does next: restart, go down some other way, or stay; ask: look for it",
+    )
+
+
 COMMANDS = (
     Command("entries", "entries", "what could be booted, and which one would be", (_root, _verbose, _json)),
     Command("plan", "plan", "what a reboot would do, step by step", (_target, _way, _root, _json)),
@@ -74,6 +84,8 @@ COMMANDS = (
     Command("status", "status", "what is loaded, and how this boot was reached", (_json,)),
     Command("reboot", "reboot", "restart into the new kernel", (_target, _way, _reboot, _json)),
     Command("hooks", "hooks", "the administrator's own steps, in order", (_root, _json)),
+    Command("service", "service", "what the services of an init call on its way up and down", (_service, _json)),
+    Command("check", "check", "whether this machine may be restarted so: named checks", (_target, _way, _root, _json)),
     Command("finish", "finish", "in the new kernel: let the hooks take up again what they laid aside", (_json,)),
     Command("cancel", "cancel", "take a restart back, as long as nobody has been asked to quit", (_json,)),
 )
