@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from kexecd.model import Event, EventKind
 
@@ -70,15 +70,37 @@ def as_text(event: Event) -> str:
 
 
 class Sinks:
-    """Every place that gets the events: descriptors for people's text and for JSON lines."""
+    """Every place that gets the events.
 
-    def __init__(self, text: Iterable[int], lines: Iterable[int]) -> None:
-        self._text, self._lines = tuple(text), tuple(lines)
+    text: descriptors for people, who also want to know how long it will take; lines: descriptors for JSON lines.
+    log: the system's. within: seconds from the commit point to the deadline.
+    """
+
+    def __init__(
+        self,
+        text: Iterable[int],
+        lines: Iterable[int],
+        *,
+        log: Callable[[Event], None] | None = None,
+        within: float = 0.0,
+    ) -> None:
+        self._text, self._lines, self._log = tuple(text), tuple(lines), log
+        self._within, self._deadline = within, 0.0
 
     def __call__(self, event: Event) -> None:
         self._write(self._lines, json.dumps(as_json(event)) + "\n")
-        if text := as_text(event):
+        if text := self._for_people(event):
             self._write(self._text, f"kexecd: {text}\r\n")
+        if self._log:
+            self._log(event)
+
+    def _for_people(self, event: Event) -> str:
+        if event.kind is EventKind.COMMIT and self._within:
+            self._deadline = event.at + self._within
+        if event.kind is EventKind.PHASE and self._deadline:
+            left = self._deadline - event.at
+            return f"{event.phase}: {left:.1f} s are left" if left > 0 else f"{event.phase}: {-left:.1f} s late"
+        return as_text(event)
 
     def _write(self, fds: tuple[int, ...], text: str) -> None:
         data = text.encode(errors="replace")
