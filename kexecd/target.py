@@ -27,7 +27,6 @@ from dataclasses import dataclass, replace
 from kexecd.config.kernel_install import read_cmdline
 from kexecd.config.settings import Settings
 from kexecd.discover import fstab
-from kexecd.discover.pairs import MODULES, has_modules
 from kexecd.errors import BadConfig, BadImage
 from kexecd.kernel import cmdline
 from kexecd.kernel.cmdline import NO_EDITS, Edits
@@ -86,7 +85,7 @@ def make_target(
         raise
     used = in_order(initrds)
     _close([file for file in files if file not in (kernel.file, *used)])
-    remarks = (*entry.remarks, *_devicetree(entry), *_remarks([content for _, content in initrds], version, line, root))
+    remarks = (*entry.remarks, *_devicetree(entry), *_remarks([content for _, content in initrds], line))
     entry = replace(entry, version=version, remarks=tuple(dict.fromkeys(remarks)))
     return BootTarget(entry, kernel.file, used, line, nonce)
 
@@ -218,7 +217,7 @@ def _with(line: cmdline.CommandLine, parameters: Sequence[str]) -> str:
     return cmdline.canonical(str(line), append=" ".join(parameters))
 
 
-def _remarks(contents: Sequence[InitrdContent], version: str, line: str, root: str) -> Iterator[str]:
+def _remarks(contents: Sequence[InitrdContent], line: str) -> Iterator[str]:
     for content in contents:
         yield from content.remarks
     if contents and all(content.early for content in contents):
@@ -228,18 +227,9 @@ def _remarks(contents: Sequence[InitrdContent], version: str, line: str, root: s
     device = cmdline.parse(line).value("root") or ""
     if not contents and device.startswith(INITRD_ONLY):
         yield f"it has no initrd, and without one a kernel does not find root={device}"
-    if version and not has_modules(version, root) and any(_has_entries(join_root(root, path)) for path in MODULES):
-        yield f"there are no modules for {version} in /lib/modules"
 
 
 def _devicetree(entry: BootEntry) -> Iterator[str]:
     # kexec_file_load(2) takes none; on arm64 and the like the kernel hands on the one that it runs with.
     if entry.devicetree:
         yield f"the boot loader would pass on {entry.devicetree}, kexec keeps the device tree that is in use"
-
-
-def _has_entries(directory: str) -> bool:
-    try:
-        return bool(os.listdir(directory))
-    except OSError:
-        return False

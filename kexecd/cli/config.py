@@ -65,6 +65,8 @@ def _policy(effective: Policy) -> list[Setting]:
     for row in policy.ROWS:
         value = getattr(effective, row.dest)
         found.append(Setting(row.key, (), value, _shown(value, row.default), effective.origin(row.dest), row.help))
+    for rule in effective.checks:
+        found.append(Setting(f"checks.{rule.check}", (), str(rule.answer), str(rule.answer), rule.origin, ""))
     return found
 
 

@@ -8,6 +8,7 @@ from argparse import Namespace
 from dataclasses import asdict
 
 from kexecd import loader
+from kexecd.cli.check import before_load
 from kexecd.cli.choosing import Look, boot_partitions, look_for, target_for
 from kexecd.cli.output import print_json, size
 from kexecd.errors import ExitCode
@@ -35,8 +36,9 @@ def load_chosen(options: Namespace, seen: Look) -> tuple[ImageRecord, tuple[str,
     """Open, check and load what was chosen; returns what is loaded, and what a person should know about it."""
     wishes = seen.settings.kexec_options
     with opened(target_for(options, seen)) as target:
+        warnings = before_load(options, seen, target)
         record = loader.load(target, method=wishes.method, passed=wishes.for_tools)
-        return record, target.entry.remarks
+        return record, (*target.entry.remarks, *warnings)
 
 
 def unload(options: Namespace) -> ExitCode:

@@ -60,6 +60,14 @@ def _target(parser: ArgumentParser) -> None:
     parser.add_argument("--append", metavar="WORDS", action="append", help="add to the command line")
 
 
+def _ignore(parser: ArgumentParser) -> None:
+    parser.add_argument("--ignore", metavar="CHECK", action="append", help="leave this check out; repeat for several")
+
+
+def _list_checks(parser: ArgumentParser) -> None:
+    parser.add_argument("--list", action="store_true", help="list the checks, and make none of them")
+
+
 def _reboot(parser: ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the plan, change nothing")
     parser.add_argument("--force", action="store_true", help="jump even if a disk could not be closed")
@@ -77,15 +85,20 @@ def _service(parser: ArgumentParser) -> None:
 
 COMMANDS = (
     Command("entries", "entries", "what could be booted, and which one would be", (_root, _verbose, _json)),
-    Command("plan", "plan", "what a reboot would do, step by step", (_target, _way, _root, _json)),
-    Command("load", "image", "put a kernel into memory for the next kexec", (_target, _json)),
+    Command("plan", "plan", "what a reboot would do, step by step", (_target, _way, _ignore, _root, _json)),
+    Command("load", "image", "put a kernel into memory for the next kexec", (_target, _ignore, _json)),
     Command("unload", "image", "take it out again", (_json,)),
     Command("config", "config", "the settings in effect, and where each comes from", (_root, _json)),
     Command("status", "status", "what is loaded, and how this boot was reached", (_json,)),
-    Command("reboot", "reboot", "restart into the new kernel", (_target, _way, _reboot, _json)),
+    Command("reboot", "reboot", "restart into the new kernel", (_target, _way, _reboot, _ignore, _json)),
     Command("hooks", "hooks", "the administrator's own steps, in order", (_root, _json)),
     Command("service", "service", "what the services of an init call on its way up and down", (_service, _json)),
-    Command("check", "check", "whether this machine may be restarted so: named checks", (_target, _way, _root, _json)),
+    Command(
+        "check",
+        "check",
+        "whether this machine may be restarted so: named checks",
+        (_target, _way, _ignore, _list_checks, _root, _json),
+    ),
     Command("finish", "finish", "in the new kernel: let the hooks take up again what they laid aside", (_json,)),
     Command("cancel", "cancel", "take a restart back, as long as nobody has been asked to quit", (_json,)),
 )

@@ -23,6 +23,8 @@ from kexecd.kernel.files import read_text
 if TYPE_CHECKING:
     import yaml
 
+    from kexecd.config.checks import CheckRule
+
 PATH = "/etc/kexecd/kexecd.yaml"
 LIMIT = 64 << 10  # bytes
 DEPTH = 8  # levels of nesting; the settings have four
@@ -55,6 +57,7 @@ class Policy:
     on_dirty: OnDirty = OnDirty.FIRMWARE
     announce: bool = True
     hooks: tuple[HookRow, ...] = ()
+    checks: tuple[CheckRule, ...] = ()
     origins: tuple[tuple[str, str], ...] = ()  # (setting, file:line) of those that are set
 
     def origin(self, dest: str) -> str:
@@ -100,6 +103,7 @@ ROWS = (
 )
 
 HOOKS = "hooks"
+CHECKS = "checks"
 
 SECTIONS = {"grace": "How long something may take to quit after it was asked to, before it is killed."}
 
@@ -149,6 +153,8 @@ def parse(text: str, file: str = PATH) -> Policy:
 
 def default_file() -> str:
     """The commented default configuration, config/kexecd.yaml: every setting with its default."""
+    from kexecd.config import checks  # late: as many names as there are checks, and hardly a file has one of them
+
     lines = [f"# {PATH}: what kexecd may do, and how long it may take.", "# What is commented out is the default."]
     section = ""
     for row in ROWS:
@@ -160,7 +166,7 @@ def default_file() -> str:
             lines += [f"#  # {row.help}", f"#  {name}: {row.written}"]
         else:
             lines += ["", f"# {row.help}", f"#{name}: {row.written}"]
-    return "\n".join([*lines, *hook_rows.example()]) + "\n"
+    return "\n".join([*lines, *checks.example(), *hook_rows.example()]) + "\n"
 
 
 class _Reading:
@@ -171,6 +177,7 @@ class _Reading:
         self.mistakes: list[tuple[int, int, str]] = []
         self.values: dict[str, Value] = {}
         self.hooks: list[HookRow] = []
+        self.checks: list[CheckRule] = []
         self.origins: list[tuple[str, str]] = []
 
     def mistake(self, mark: yaml.Mark | None, text: str) -> None:
@@ -226,11 +233,13 @@ class _Reading:
 
     def setting(self, key_node: yaml.ScalarNode, value_node: yaml.Node, above: str) -> None:
         key = above + key_node.value
-        if not above and key in (*SECTIONS, HOOKS):
+        if not above and key in (*SECTIONS, HOOKS, CHECKS):
             if value_node.tag == YAML_TAG + "null":  # all that stood below it is commented out
                 return
             if key == HOOKS:
                 self.hook_list(value_node)
+            elif key == CHECKS:
+                self.check_rules(value_node)
             else:
                 self.mapping(value_node, key + ".")
             return
@@ -285,11 +294,19 @@ class _Reading:
                 said["calls"] = frozenset(calls)  # type: ignore[assignment] # a field, as a set
             self.hooks.append(HookRow(**said, origin=self.place(node)))  # type: ignore[arg-type] # a row is a field
 
+    def check_rules(self, node: yaml.Node) -> None:
+        from kexecd.config.checks import PREFIX, Answer, CheckId, CheckRule, rows  # late: see default_file()
+
+        for key_node, value_node in self.pairs(node, PREFIX):
+            row = self.row(key_node, PREFIX + key_node.value, rows())
+            if row and isinstance(said := self.value(row, value_node), Answer):
+                self.checks.append(CheckRule(CheckId(key_node.value), said, self.place(key_node)))
+
     def row(self, key_node: yaml.Node, key: str, rows: tuple[Row, ...]) -> Row | None:
         row = next((row for row in rows if row.key == key), None)
         if row is None:
             keys = [row.key for row in rows]
-            hint = nearest(key, [*keys, HOOKS] if rows is ROWS else keys)
+            hint = nearest(key, [*keys, HOOKS, CHECKS] if rows is ROWS else keys)
             self.mistake(key_node.start_mark, f"there is no setting {key}{hint}")
         return row
 
@@ -305,7 +322,8 @@ class _Reading:
     def policy(self) -> Policy:
         if not self.mistakes:
             # A row is a field, and has its type.
-            return Policy(**self.values, hooks=tuple(self.hooks), origins=tuple(self.origins))  # type: ignore[arg-type]
+            rest = {"hooks": tuple(self.hooks), "checks": tuple(self.checks), "origins": tuple(self.origins)}
+            return Policy(**self.values, **rest)  # type: ignore[arg-type]
         places = [f"{self.file}:{line + 1}:{column + 1}: {text}" for line, column, text in sorted(self.mistakes)]
         raise BadConfig("cannot take the policy", "; ".join(places))
 

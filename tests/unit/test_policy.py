@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kexecd.config import hook_rows, policy
+from kexecd.config.checks import Answer, CheckId, CheckRule
 from kexecd.config.hook_rows import HookRow
 from kexecd.config.policy import PATH, ROWS, Choosing, OnDirty, Policy, default_file, parse, read_policy, untrusted
 from kexecd.errors import BadConfig, Refusal
@@ -179,10 +180,30 @@ def test_the_default_file_shows_the_defaults() -> None:
     commented = [line[1:] for line in lines if line[1:2] != " " or (line[2:3] == " " and line[3:4] != "#")]
     found = parse("\n".join(commented))
     assert {name for name, _ in found.origins} == {row.dest for row in ROWS}
-    assert found == Policy(origins=found.origins, hooks=found.hooks)
-    # A hook has no default; its name and its command stand for an example.
+    assert found == Policy(origins=found.origins, hooks=found.hooks, checks=found.checks)
+    # A check has no default here, and neither has a hook: both stand for an example.
+    assert found.checks
     (hook,) = found.hooks
     assert hook == HookRow(name=hook.name, command=hook.command, origin=hook.origin)
+
+
+def test_a_check_is_answered_by_its_name() -> None:
+    found = parse("checks:\n  raid: refuse\n  sessions: ignore\n", "f")
+    assert found.checks == (
+        CheckRule(CheckId.RAID, Answer.REFUSE, "f:2"),
+        CheckRule(CheckId.SESSIONS, Answer.IGNORE, "f:3"),
+    )
+    assert parse("checks:\n") == Policy()
+
+
+def test_an_answer_that_no_check_takes_is_told() -> None:
+    assert mistakes("checks:\n  rayd: warn\n  zfs: note\n  clock: [warn]\n  raid: warn\n  raid: warn\n") == [
+        "f:2:3: there is no setting checks.rayd; did you mean checks.raid?",
+        "3:8: checks.zfs has to be one of ignore, warn, refuse, not 'note'",
+        "4:10: checks.clock has to be one of ignore, warn, refuse, not this list",
+        "6:3: checks.raid was already set in line 5",
+    ]
+    assert mistakes("checks: [raid]\n") == ["f:1:9: checks has to be made of `key: value` lines"]
 
 
 def test_the_default_file_shows_every_key_of_a_hook() -> None:

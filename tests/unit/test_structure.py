@@ -21,7 +21,8 @@ ROWS = (
     ("standby", "control", "loop"),
     ("init",),
     ("bus",),
-    ("cli", "daemon"),
+    ("cli",),
+    ("daemon",),
 )
 """A room of a row may import itself and every room above; not its neighbours."""
 
