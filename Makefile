@@ -32,9 +32,9 @@ TMPFILES_DIR ?= /usr/lib/tmpfiles.d
 SHAREDIR ?= /usr/share
 
 # Not only to run: zstd, lz4 and lzop make what is unpacked, systemd-analyze is the other opinion about versions, dbus,
-# dbusmock and pydbus are the bus and its other ends, shellcheck and lintian read what is installed.
+# polkitd, dbusmock and pydbus are the bus and its other ends, shellcheck and lintian read what is installed.
 PACKAGES := python3 python3-venv python3-psutil python3-yaml util-linux mount e2fsprogs procps zstd lz4 lzop systemd \
-	xfsprogs btrfs-progs dbus python3-dbusmock python3-pydbus python3-systemd shellcheck lintian
+	xfsprogs btrfs-progs dbus polkitd python3-dbusmock python3-pydbus python3-jeepney python3-systemd shellcheck lintian
 LAB_PACKAGES := qemu-system-x86 qemu-utils mmdebstrap gdisk ovmf
 
 .PHONY: demo test soak check bench matrix install enable uninstall deb packages lab-packages clean
