@@ -108,14 +108,15 @@ FILES_systemd = \
 FILES_openrc = $(foreach script,kexec kexec-jump kexec-finish kexecd,\
 	openrc/$(script)|$(SYSCONFDIR)/init.d/$(script)|755)
 
-FILES_lsb = $(foreach script,kexecd-preload kexecd-freeze kexecd-jump kexecd-finish,\
+FILES_lsb = $(foreach script,kexecd-preload kexecd-hooks kexecd-jump kexecd-finish,\
 	openrc/lsb/$(script)|$(SYSCONFDIR)/init.d/$(script)|755)
 
 FILL = sed -e 's|@LIBDIR@|$(LIBDIR)|g' -e 's|@SBINDIR@|$(SBINDIR)|g' -e 's|@DOCDIR@|$(DOCDIR)|g' \
 	-e 's|@SYSTEMD@|$(SYSTEMD_DIR)|g' -e 's|@PYTHON@|$(PYTHON)|g'
 
-# Debian's sysv-rc made kexecd-jump a service of systemd's too, if that were not masked: there PID 1 jumps itself.
-MASKED = $(SYSTEMD_DIR)/system/kexecd-jump.service
+# systemd would make services of these scripts of Debian's sysv-rc too, if they were not masked: there PID 1 jumps
+# itself, and the hooks have a unit of another name.
+MASKED = $(foreach script,kexecd-jump kexecd-hooks,$(SYSTEMD_DIR)/system/$(script).service)
 
 # Of Gentoo's kexec-tools too; ours takes its place only if the administrator has made room.
 SHARED = $(SYSCONFDIR)/init.d/kexec
@@ -138,7 +139,7 @@ install:
 	done
 	[ -e $(DESTDIR)$(SYSCONFDIR)/kexecd/kexecd.yaml ] || \
 		install -m 644 config/kexecd.yaml $(DESTDIR)$(SYSCONFDIR)/kexecd/kexecd.yaml
-	$(if $(filter systemd,$(INITS)),ln -sfn /dev/null $(DESTDIR)$(MASKED))
+	$(if $(filter systemd,$(INITS)),for unit in $(MASKED); do ln -sfn /dev/null $(DESTDIR)$$unit; done)
 	$(if $(DESTDIR),,$(MAKE) --no-print-directory enable)
 
 # What jumps into an image that is loaded, and what finishes a restart; that every restart is one is left to the
@@ -155,7 +156,7 @@ uninstall:
 		if [ "$$to" = '$(DESTDIR)$(SHARED)' ] && ! grep -qs kexecctl "$$to"; then continue; fi; \
 		rm -f "$$to"; rmdir "$$(dirname "$$to")" 2> /dev/null || :; \
 	done
-	$(if $(filter systemd,$(INITS)),rm -f $(DESTDIR)$(MASKED))
+	$(if $(filter systemd,$(INITS)),rm -f $(addprefix $(DESTDIR),$(MASKED)))
 	$(if $(DESTDIR),,[ ! -d /run/systemd/system ] || systemctl daemon-reload)
 
 # Reproducible: the same tree makes the same bytes.

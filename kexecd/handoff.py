@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 
 from kexecd.kernel import files, sysfs
@@ -37,7 +37,10 @@ class How(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PendingHandoff:
-    """A restart that has been asked for; /var/lib/kexecd/pending.json."""
+    """A restart that has been asked for; /var/lib/kexecd/pending.json.
+
+    Without a nonce: nothing was loaded for it, and the record is there for the reason alone.
+    """
 
     nonce: str
     from_boot_id: str
@@ -46,6 +49,8 @@ class PendingHandoff:
     to_version: str  # as `uname -r` is to say it; empty when not known
     way: Way
     requested_at: float  # seconds since the epoch
+    refused: str = ""  # why there was to be no kexec after all; what was decided last before the restart
+    seen_in: str = ""  # the boot in which `kexecctl finish` has told what became of it: it says nothing of later ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +117,29 @@ def expected(state_dir: str = STATE_DIR) -> PendingHandoff | None:
     return None
 
 
+def refuse(why: str, state_dir: str = STATE_DIR, *, now: Callable[[], float] = time.time) -> None:
+    """Tell the next boot why the kexec that was meant is not done. Raises OSError."""
+    pending, here = expected(state_dir), sysfs.boot_id()
+    if pending is None or pending.from_boot_id != here:
+        pending = PendingHandoff(
+            nonce="",
+            from_boot_id=here,
+            from_release=sysfs.kernel_release(),
+            to_entry_id="",
+            to_version="",
+            way=Way.ORDERLY,
+            requested_at=now(),
+        )
+    write(replace(pending, refused=why), state_dir)
+
+
+def seen(state_dir: str = STATE_DIR) -> None:
+    """This boot has been told what became of the request; those that follow have nothing to do with it. OSError."""
+    pending = expected(state_dir)
+    if pending and not pending.seen_in:
+        write(replace(pending, seen_in=sysfs.boot_id()), state_dir)
+
+
 def forget(state_dir: str = STATE_DIR) -> None:
     """The request is over, one way or the other. Raises OSError."""
     if os.path.isdir(state_dir):
@@ -136,17 +164,21 @@ def arrival(
         pending = read(state_dir)
     except Unreadable as error:
         return Arrival(How.UNKNOWN, f"{os.path.join(state_dir, PENDING)} cannot be read: {error}", release)
-    if pending is None:
+    here = sysfs.boot_id(root)
+    if pending is None or pending.seen_in not in ("", here):
         left = "its record is gone" if nonces else "kexecd was not asked for it"
         return Arrival(How.UNKNOWN, left, release)
-    if pending.from_boot_id == sysfs.boot_id(root):
+    if pending.from_boot_id == here:
         return Arrival(How.NOT_YET, "the restart that was asked for has not happened", release, pending)
     seconds = now() - uptime() - pending.requested_at
     passed = seconds if seconds >= 0 else None  # the clock was set in between
-    if pending.nonce in nonces:
+    if pending.nonce and pending.nonce in nonces:
         return Arrival(How.KEXEC, f"the command line carries {NONCE_KEY}={pending.nonce}", release, pending, passed)
+    if pending.refused:
+        return Arrival(How.OTHER, f"there was no kexec: {pending.refused}", release, pending, passed)
     other = "another nonce" if nonces else "no nonce: it came through the firmware, or from another kexec"
-    return Arrival(How.OTHER, f"the command line carries {other}", release, pending, passed)
+    reason = f"the jump that was asked for did not happen, since the command line carries {other}"
+    return Arrival(How.OTHER, reason, release, pending, passed)
 
 
 def _nonces(cmdline: str) -> frozenset[str]:
@@ -166,6 +198,8 @@ def _parse(fields: Any) -> PendingHandoff:
         to_version=_text(fields, "to_version"),
         way=Way(_text(fields, "way")),
         requested_at=float(fields["requested_at"]),
+        refused=_text(fields, "refused") if "refused" in fields else "",  # an older kexecd's has neither
+        seen_in=_text(fields, "seen_in") if "seen_in" in fields else "",
     )
 
 

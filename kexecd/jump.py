@@ -9,6 +9,8 @@ when it returns, so it never waits for long and never ends in a traceback.
     --check     with or without --jump: everything but the call
     --firmware  restart through the firmware instead
     --force     even if a disk filesystem can still be written
+    --guard     no jump: where one would be refused, or with --firmware too, take the image out of memory, so that PID 1's
+                own jump fails
 """
 
 import ctypes
@@ -24,6 +26,17 @@ if TYPE_CHECKING:
 # kexecd.errors.ExitCode; a test holds them equal.
 OK, FAILURE, USAGE, NOT_PERMITTED, BUSY, NOT_LOADED, DIRTY, NOT_RESTARTED = 0, 1, 2, 6, 10, 12, 13, 14
 
+# kexec_load and kexec_file_load, as in kexecd.kernel.syscalls.NUMBERS; a test holds them equal too.
+NUMBERS = {
+    "x86_64": (246, 320),
+    "aarch64": (104, 294),
+    "riscv64": (104, 294),
+    "ppc64": (268, 382),
+    "ppc64le": (268, 382),
+    "s390x": (277, 381),
+}
+KEXEC_FILE_UNLOAD = 0x1  # include/uapi/linux/kexec.h
+
 LINUX_REBOOT_CMD_RESTART = 0x01234567  # include/uapi/linux/reboot.h
 LINUX_REBOOT_CMD_KEXEC = 0x45584543
 PROC_PID_INIT_INO = 0xEFFFFFFC  # include/linux/proc_ns.h
@@ -34,7 +47,9 @@ LOADED = ("/sys/kernel/kexec/loaded", "/sys/kernel/kexec_loaded")  # Linux 7.0 a
 MOUNTINFO = "/proc/self/mountinfo"
 KMSG = "/dev/kmsg"
 POOLED = ("bcachefs", "btrfs", "ubifs", "zfs")  # on several devices, so their device number is anonymous
-OPTIONS = ("--jump", "--check", "--firmware", "--force")
+STATE = "/run/kexecd/state.json"  # kexecd.state; what is looked for is written so by kexecd.kernel.files.write_json
+FIRMWARE = '"act": "firmware"'
+OPTIONS = ("--jump", "--check", "--firmware", "--force", "--guard")
 
 
 class Refused(Exception):
@@ -85,6 +100,20 @@ def refuse_if_dirty(path: str = MOUNTINFO) -> None:
         raise Refused(DIRTY, "still writable: " + "; ".join(f"{where} ({what}, {kind})" for where, what, kind in disks))
 
 
+def state(path: str) -> str:
+    """How far a restart of ours has come, as text; empty where there is none."""
+    try:
+        return read(path)
+    except OSError:
+        return ""
+
+
+def refuse_if_unwanted(restart: str) -> None:
+    """Also where an image is in memory, because it could not be taken out."""
+    if FIRMWARE in restart:
+        raise Refused(NOT_RESTARTED, "this restart is to go through the firmware")
+
+
 def refuse_in_tests(environ: "Mapping[str, str]", namespace: str = "/proc/self/ns/pid") -> None:
     """The rule of kexecd/kernel/guard.py: a test does not restart the machine that it runs on."""
     initial = not os.path.exists(namespace) or os.stat(namespace).st_ino == PROC_PID_INIT_INO
@@ -123,6 +152,42 @@ def reboot(command: int) -> int:
     return ctypes.get_errno()
 
 
+def unload() -> int:
+    """Free the image, whichever of the two calls has loaded it. The errno, 0 where that went well."""
+    refuse_in_tests(os.environ)
+    numbers = NUMBERS.get(os.uname().machine)
+    if numbers is None or sys.maxsize <= 1 << 32:  # a 32-bit program calls by another table
+        return errno.ENOSYS
+    zero, one = ctypes.c_long(0), ctypes.c_long(-1)
+    for call in (
+        (numbers[1], one, one, zero, zero, ctypes.c_long(KEXEC_FILE_UNLOAD)),
+        (numbers[0], zero, zero, zero, zero),  # CONFIG_KEXEC without CONFIG_KEXEC_FILE
+    ):
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.syscall.restype = ctypes.c_long
+        if libc.syscall(ctypes.c_long(call[0]), *call[1:]) == 0:
+            return 0
+        if ctypes.get_errno() != errno.ENOSYS:
+            break
+    return ctypes.get_errno()
+
+
+def guard(mountinfo: str, restart: str, kmsg: str, unload: "Callable[[], int]", *, firmware: bool) -> int:
+    """Let PID 1 jump only if we would. firmware: somebody wants that instead."""
+    if '"state": "frozen"' in restart and '"way": "orderly"' not in restart:
+        return OK  # kexecd has walked its own way down, and judged at the end of it
+    try:
+        refuse_if_unwanted(FIRMWARE if firmware else restart)
+        refuse_if_dirty(mountinfo)
+    except Refused as refused:
+        number = unload()
+        if number:
+            say(f"could not take the image out of memory ({name(number)}), although {refused}", kmsg)
+            return FAILURE
+        say(f"took the image out of memory: {refused}; this machine restarts through the firmware", kmsg)
+    return OK
+
+
 def say(text: str, kmsg: str = "") -> None:
     """One line to stderr, and to the kernel's log too where `kmsg` is its path: that is what reaches the console."""
     line = f"kexecd: {text}\n".encode(errors="surrogateescape")
@@ -151,7 +216,9 @@ def main(
     arguments: list[str],
     *,
     reboot: "Callable[[int], int]" = reboot,
+    unload: "Callable[[], int]" = unload,
     mountinfo: str = MOUNTINFO,
+    restart: str = STATE,
     loaded: tuple[str, ...] = LOADED,
     kmsg: str = KMSG,
 ) -> int:
@@ -164,8 +231,12 @@ def main(
     log = kmsg if jump else ""
     deed = "restart through the firmware" if firmware else "restart into the loaded kernel"
     try:
+        if "--guard" in arguments:
+            return guard(mountinfo, state(restart), kmsg, unload, firmware=firmware)
         if not firmware and image_is_missing(loaded):
             raise Refused(NOT_LOADED, "no image is loaded")
+        if not firmware:
+            refuse_if_unwanted(state(restart))
         if "--force" not in arguments:
             refuse_if_dirty(mountinfo)
         if (jump or check) and not sync():

@@ -67,6 +67,7 @@ def load(
     *,
     method: Method = Method.AUTO,
     passed: tuple[str, ...] = (),
+    named: bool = True,
     kernel: Kexec = KERNEL,
     run_dir: str = RUN_DIR,
     root: str = "/",
@@ -77,6 +78,7 @@ def load(
     """Load `target` and write down that it was. The descriptors stay open, and the caller's.
 
     method, passed: by which call, and further options for kexec-tools (kexecd.config.kexec_options).
+    named: whether somebody named it, so that it is never replaced by another choice.
     root: where /proc and /sys are, in which the kernel tells about itself.
     now, clock: seconds since the epoch, and seconds that only ever go on.
     """
@@ -106,6 +108,7 @@ def load(
             nonce=target.nonce,
             method=taken,
             loaded_at=now(),
+            named=named,
         )
         record.write(image, run_dir, root)
     except OSError as error:

@@ -125,6 +125,7 @@ class ImageRecord:
     nonce: str
     method: LoadMethod
     loaded_at: float  # seconds since the epoch
+    named: bool = True  # somebody named what it is made of; else it was chosen by itself, and may be chosen anew
 
 
 # How to restart

@@ -1,32 +1,36 @@
 # SPDX-License-Identifier: MIT
-"""kexecctl finish: call the hooks with `finish`, once, in the boot that our kexec led to. As JSON:
+"""kexecctl finish: say how this boot came about, and call the hooks with `finish` if our kexec led to it; once a boot.
 
-    {"schema": 1, "finished": true, "reason": "...", "hooks": ["database", ...], "notes": ["...", ...]}
+What it says is meant for the log of the new boot: where a kexec was meant and there was none, the reason. As JSON:
 
-finished: whether the hooks were called now; reason: why, or why not. notes: what did not go well and does not matter.
+    {"schema": 1, "finished": true, "how": "kexec", "reason": "...", "hooks": ["database", ...], "notes": ["...", ...]}
+
+finished: whether the hooks were called now; how: kexecd.handoff.How; reason: of that, or why not. notes: what did not
+go well and does not matter.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from argparse import Namespace
 from dataclasses import dataclass, field
 
-from kexecd import handoff
+from kexecd import handoff, state
 from kexecd.cli.output import print_json, shown
+from kexecd.cli.turn import wait_for
 from kexecd.config.hook_rows import HookCall
 from kexecd.config.hooks import read_hooks
 from kexecd.errors import ExitCode, Refusal
 from kexecd.executor import Executor, RealClock
 from kexecd.handoff import Arrival, How
-from kexecd.kernel import files, sysfs
-from kexecd.lock import hold
+from kexecd.kernel import sysfs
 from kexecd.model import Act, Event, EventKind, Plan, State, Way
 from kexecd.record import RUN_DIR
+from kexecd.report import log
+from kexecd.report.messages import Kind, Message, message
 from kexecd.teardown.hooks import HookFacts, phases
 
-MARKER = "finished.json"
+TURN = 60.0
+"""Seconds to wait for somebody else who is at it."""
 
 
 @dataclass(slots=True)
@@ -44,18 +48,30 @@ class _Told:
 
 
 def finish(options: Namespace) -> ExitCode:
-    # The lock: no restart begins while the last one is being finished.
-    with hold(RUN_DIR, "finish the last restart"):
-        arrival = handoff.arrival()
-        if arrival.how is not How.KEXEC:
-            return _nothing(options, f"this boot did not come by a kexec of ours: {arrival.reason}")
-        if _is_finished(RUN_DIR):
-            return _nothing(options, "the restart that led to this boot is finished already")
-        told = _Told()
-        failures = _call_hooks(arrival, told)
+    # The lock: no restart begins while the last one is being finished. Another service may load at the same time.
+    with wait_for(RUN_DIR, "finish the last restart", seconds=TURN):
+        arrival, told = handoff.arrival(), _Told()
+        if state.is_finished(RUN_DIR):
+            return _nothing(options, arrival, "the restart that led to this boot is finished already")
+        if arrival.how is How.NOT_YET:
+            return _nothing(options, arrival, f"this boot did not come by a kexec of ours: {arrival.reason}")
+        failures = _call_hooks(arrival, told) if arrival.how is How.KEXEC else ()
         # After the hooks, so that a call that was cut short is made again; and whatever came of them, only once.
-        files.write_json(os.path.join(RUN_DIR, MARKER), {"boot_id": sysfs.boot_id(), "failures": list(failures)})
-    return _report(options, arrival, told, failures)
+        state.finish(RUN_DIR, failures)
+        try:
+            handoff.seen()
+        except OSError as error:
+            told.notes.append(f"later boots will be told of this restart too, as its record stays as it is: {error}")
+    log.say(_arrived(arrival))
+    if arrival.how is How.KEXEC:
+        return _report(options, arrival, told, failures)
+    why = arrival.pending.refused if arrival.pending else ""
+    return _nothing(options, arrival, f"this boot did not come by a kexec of ours: {why or arrival.reason}", told.notes)
+
+
+def _arrived(arrival: Arrival) -> Message:
+    nonce, refused = (arrival.pending.nonce, arrival.pending.refused) if arrival.pending else ("", "")
+    return message(Kind.ARRIVED, f"this boot: {arrival.sentence()}", how=arrival.how, nonce=nonce, refused=refused)
 
 
 def _call_hooks(arrival: Arrival, told: _Told) -> tuple[str, ...]:
@@ -78,31 +94,30 @@ def _call_hooks(arrival: Arrival, told: _Told) -> tuple[str, ...]:
 
 
 def _report(options: Namespace, arrival: Arrival, told: _Told, failures: tuple[str, ...]) -> ExitCode:
-    if not options.json:
-        for note in told.notes:
-            print(f"note: {shown(note)}")
-    if failures:
-        raise Refusal("the restart could not be finished", "; ".join(failures), instead="all other hooks have finished")
     names, came = ", ".join(told.done) or "there are no hooks that want to know", arrival.sentence()
     if options.json:
-        print_json({"finished": True, "reason": came, "hooks": told.done, "notes": told.notes})
+        if not failures:
+            print_json(
+                {"finished": True, "how": arrival.how, "reason": came, "hooks": told.done, "notes": told.notes}
+            )
     else:
-        print(f"finished: {names} ({came})")
+        for note in told.notes:
+            print(f"note: {shown(note)}")
+        print(f"this boot came by {came}")
+    if failures:
+        raise Refusal("the restart could not be finished", "; ".join(failures), instead="all other hooks have finished")
+    if not options.json:
+        print(f"finished: {names}")
     return ExitCode.OK
 
 
-def _nothing(options: Namespace, reason: str) -> ExitCode:
+def _nothing(options: Namespace, arrival: Arrival, reason: str, notes: list[str] | None = None) -> ExitCode:
     if options.json:
-        print_json({"finished": False, "reason": reason, "hooks": [], "notes": []})
-    else:
-        print(f"nothing to finish: {reason}")
+        document = {"finished": False, "how": arrival.how, "reason": reason, "hooks": [], "notes": notes or []}
+        print_json(document)
+        return ExitCode.OK
+    for note in notes or []:
+        print(f"note: {shown(note)}")
+    print(f"nothing to finish: {shown(reason)}")
     return ExitCode.OK
 
-
-def _is_finished(run_dir: str) -> bool:
-    """Whether the marker is of this boot."""
-    try:
-        marker = json.loads(files.read_text(os.path.join(run_dir, MARKER)) or "null")
-        return bool(marker["boot_id"] == sysfs.boot_id())
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return False

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from kexecd import loader
 from kexecd.cli.check import before_load
-from kexecd.cli.choosing import Look, boot_partitions, look_for, target_for
+from kexecd.cli.choosing import Look, boot_partitions, look_for, names_image, target_for
 from kexecd.cli.output import print_json, size
 from kexecd.errors import ExitCode
 from kexecd.lock import hold
@@ -37,7 +37,8 @@ def load_chosen(options: Namespace, seen: Look) -> tuple[ImageRecord, tuple[str,
     wishes = seen.settings.kexec_options
     with opened(target_for(options, seen)) as target:
         warnings = before_load(options, seen, target)
-        record = loader.load(target, method=wishes.method, passed=wishes.for_tools)
+        named = names_image(options)
+        record = loader.load(target, method=wishes.method, passed=wishes.for_tools, named=named)
         return record, (*target.entry.remarks, *warnings)
 
 

@@ -6,26 +6,25 @@ from __future__ import annotations
 from argparse import Namespace
 from dataclasses import asdict
 
-from kexecd import handoff
+from kexecd import handoff, state
 from kexecd.cli.output import local_time, print_json, size
 from kexecd.errors import ExitCode
 from kexecd.handoff import Arrival, How
 from kexecd.init.detect import detect
 from kexecd.kernel import sysfs
-from kexecd.model import State
 from kexecd.record import RUN_DIR, loaded_record
-from kexecd.state import read
 
 
 def status(options: Namespace) -> ExitCode:
     loaded, record, arrival = sysfs.kexec_loaded(), loaded_record(), handoff.arrival()
-    restart = read(RUN_DIR)
+    restart, armed = state.read(RUN_DIR), state.is_armed(RUN_DIR)
     if options.json:
         print_json(
             {
                 "kernel": sysfs.kernel_release(),
                 "init": detect().name,
-                "state": str(restart.state if restart else State.NORMAL),
+                "state": str(state.now(RUN_DIR, arrived=arrival.how is How.KEXEC)),
+                "armed": armed,
                 "restart": asdict(restart) if restart else None,
                 "loaded": loaded,
                 "image": asdict(record) if record else None,
@@ -35,6 +34,8 @@ def status(options: Namespace) -> ExitCode:
         return ExitCode.OK
     print(f"running   {sysfs.kernel_release()}, {detect().name} as PID 1")
     print(f"reached   {_reached(arrival)}")
+    if armed:
+        print("armed     every restart is to be a kexec")
     if restart:
         print(f"restart   {restart.state} since {local_time(restart.since)}: {restart.way}, to end in a {restart.act}")
     if record:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from kexecd import handoff
 from kexecd.cli.choosing import Look, boot_partitions, chosen
 from kexecd.errors import ExitCode, NotLoaded, NotRestarted, Refusal
+from kexecd.executor import RealClock
 from kexecd.handoff import PendingHandoff
 from kexecd.init.base import Init
 from kexecd.kernel import mountinfo, syscalls, sysfs
@@ -53,10 +54,11 @@ class Load:
         return f"put {files} into memory{instead}"
 
     def run(self, context: Context) -> Running:
-        for remark in (yield from in_child(self._load, context)):
+        for remark in (yield from in_child(self.load, context)):
             context.tell(remark)
 
-    def _load(self) -> list[str]:
+    def load(self) -> list[str]:
+        """The deed itself; returns what a person should know about it. May never return; raises a Refusal."""
         from kexecd.cli.image import load_chosen  # late: hashing and reading are of no use to a plan that loads nothing
 
         with boot_partitions():
@@ -183,7 +185,7 @@ def put_back(image: ImageRecord) -> None:
         boot_partitions(),
         opened(make_target(entry, read_settings("/"), running_cmdline="", nonce=image.nonce)) as target,
     ):
-        loader.load(target)
+        loader.load(target, named=image.named)
 
 
 def _drop() -> None:
@@ -191,6 +193,18 @@ def _drop() -> None:
 
     loader.unload()
     handoff.forget()
+
+
+def bounded(work: Callable[[], list[str] | None], seconds: float) -> list[str]:
+    """in_child for who has nothing else to do meanwhile: waits at most so long. Raises TimeoutError and Refusals."""
+    clock = RealClock()
+    running = in_child(work, Context(clock.now, clock.now() + seconds, lambda text: None))
+    try:
+        wait = next(running)
+        while True:
+            wait = running.send(clock.wait(wait.fds, wait.until))
+    except StopIteration as end:
+        return list(end.value)
 
 
 def in_child(work: Callable[[], list[str] | None], context: Context) -> Generator[Wait, frozenset[int], list[str]]:

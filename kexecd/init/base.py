@@ -37,6 +37,10 @@ class Init(Protocol):
         """Whether PID 1 is taking the machine down already, so that nothing can be cancelled any more."""
         ...
 
+    def warm_up(self) -> None:
+        """Have the resident daemon started, so that the next restart begins at once; a failure does not matter."""
+        ...
+
     def describe_finish(self, act: Act) -> str:
         """What finish() does, for the plan."""
         ...

@@ -23,6 +23,7 @@ from kexecd.report.messages import ROWS, Message, of_event
 
 JOURNAL = "/run/systemd/journal/socket"
 SYSLOG = "/dev/log"
+KMSG = "/dev/kmsg"
 NAME = "kexecd"
 FACILITY = 3  # daemon; syslog(3)
 LONGEST = 16 << 10
@@ -83,7 +84,7 @@ def open_log(journal: str = JOURNAL, syslog: str = SYSLOG) -> Log:
 
 
 def say(message: Message) -> None:
-    """One message of somebody who may wait for it a little; nothing goes down."""
+    """One message of somebody who may wait for it a little; where nobody keeps a log the kernel gets it."""
     if os.path.exists(JOURNAL):
         with contextlib.suppress(ImportError, OSError):
             from systemd import journal  # type: ignore[import-not-found] # late: 12 ms, and on few machines
@@ -91,7 +92,20 @@ def say(message: Message) -> None:
             fields = dict(pairs(message))
             journal.send(fields.pop("MESSAGE"), MESSAGE_ID=fields.pop("MESSAGE_ID"), **fields)
             return
-    open_log().tell(message)
+    log = open_log()
+    log.tell(message)
+    if log.lost:
+        _tell_kernel(message)
+
+
+def _tell_kernel(message: Message) -> None:
+    """It keeps what it is told until somebody reads it (Documentation/ABI/testing/dev-kmsg)."""
+    with contextlib.suppress(OSError):
+        fd = os.open(KMSG, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            os.write(fd, f"<{FACILITY << 3 | message.priority}>{NAME}: {' '.join(message.text.split())}\n".encode())
+        finally:
+            os.close(fd)
 
 
 def pairs(message: Message, lost: int = 0) -> list[tuple[str, str]]:

@@ -38,7 +38,7 @@ def beside_systemd(units: Mapping[str, str]) -> Callable[[Body], Body]:
 
         @functools.wraps(body)
         def outside() -> None:
-            group = Path(_hierarchy()) / f"kexecd-test-{os.getpid()}"
+            group = Path(hierarchy()) / f"kexecd-test-{os.getpid()}"
             group.mkdir()
             reader, writer = os.pipe()
             into_group = ("sh", "-c", 'echo 0 > "$0/cgroup.procs" && exec "$@"', str(group))
@@ -50,7 +50,7 @@ def beside_systemd(units: Mapping[str, str]) -> Callable[[Body], Body]:
                 finally:
                     os.close(reader)
                     namespaces.kill()
-            eventually(lambda: _removed(group))
+            eventually(lambda: removed(group))
             assert report == "passed", report
 
         return outside
@@ -105,12 +105,12 @@ def _is_up() -> bool:
     return subprocess.run(["systemctl", "-q", "is-active", TARGET], check=False, capture_output=True).returncode == 0
 
 
-def _hierarchy() -> str:
+def hierarchy() -> str:
     """Where the unified hierarchy is mounted, on hybrid machines too."""
     return next(mount.point for mount in mountinfo.read() if mount.fstype == "cgroup2")
 
 
-def _removed(group: Path) -> bool:
+def removed(group: Path) -> bool:
     try:
         for directory, _, _ in os.walk(group, topdown=False):
             os.rmdir(directory)

@@ -14,9 +14,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.namespaces.little_systemd import UNSHARE
-from tests.namespaces.little_systemd import _hierarchy as hierarchy
-from tests.namespaces.little_systemd import _removed as removed
+from tests.namespaces.little_systemd import UNSHARE, hierarchy, removed
 from tests.namespaces.stage import eventually
 from tests.vm.lab import image
 from tests.vm.lab.recipe import Recipe
@@ -144,7 +142,7 @@ def unpack(recipe: Recipe, root: Path) -> Machine:
     """The base of a guest, without its kernels."""
     root.mkdir(parents=True)
     skipped = [f"--exclude={name}" for name in SKIPPED]
-    _run("tar", "-C", str(root), "--numeric-owner", *skipped, "-xpf", str(image._base(recipe)))
+    _run("tar", "-C", str(root), "--numeric-owner", *skipped, "-xpf", str(image.base(recipe)))
     (root / "etc/fstab").unlink(missing_ok=True)
     return Machine(root)
 

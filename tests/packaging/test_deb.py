@@ -119,7 +119,8 @@ def test_it_comes_with_what_finishes_enabled_and_goes_without_a_trace(systemd: M
     before = systemd.files()
     install(systemd, package)
     assert enabled(systemd) == WANTS
-    assert (systemd.root / "usr/lib/systemd/system/kexecd-jump.service").readlink() == Path("/dev/null")
+    for script in ("kexecd-jump", "kexecd-hooks"):
+        assert (systemd.root / f"usr/lib/systemd/system/{script}.service").readlink() == Path("/dev/null")
     assert systemd.run("kexecctl", "--version").startswith("kexecctl ")
     assert list((systemd.root / "usr/lib/kexecd/kexecd").glob("__pycache__/*.pyc")), "it was not compiled"
     systemd.run("dpkg", "--remove", "kexecd")

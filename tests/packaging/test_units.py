@@ -158,13 +158,13 @@ def test_the_setup_of_the_firmware_is_reached_with_efi() -> None:
     boot_variable(0x1)
     systemctl("start", "--no-block", "reboot.target")
     assert comes_to() == "reboot"
-    assert "its setup was asked for" in said()
+    assert "its setup, an update or a recovery was asked for" in said()
 
 
 @beside_systemd(IDLE)
 def test_other_indications_to_the_firmware_are_none_of_that() -> None:
     put_in_place(loaded=True)
-    boot_variable(0x4)  # EFI_OS_INDICATIONS_FILE_CAPSULE_DELIVERY_SUPPORTED
+    boot_variable(0x10)  # EFI_OS_INDICATIONS_CAPSULE_RESULT_VAR_SUPPORTED
     systemctl("start", "--no-block", "reboot.target")
     assert comes_to() == "kexec"
 

@@ -13,6 +13,7 @@ import pytest
 
 from kexecd import handoff
 from kexecd.handoff import Arrival, How, PendingHandoff, Unreadable, arrival, new_nonce
+from kexecd.kernel import sysfs
 from kexecd.model import Way
 from tests.unit.kernel_tree import BOOT_ID, KernelTree
 
@@ -126,11 +127,54 @@ def test_without_a_request_nothing_is_claimed(tree: KernelTree, state: str) -> N
     assert arrived(tree, state).sentence() == "unknown: kexecd was not asked for it"
 
 
+def test_why_there_was_to_be_no_kexec_is_what_the_next_boot_says(tree: KernelTree, state: str) -> None:
+    handoff.write(replace(PENDING, refused="somebody wants the firmware"), state)
+    tree.write("proc/cmdline", "ro\n")
+    assert arrived(tree, state).sentence() == "other: there was no kexec: somebody wants the firmware"
+
+
+def test_but_a_nonce_says_that_there_was_one_after_all(tree: KernelTree, state: str) -> None:
+    handoff.write(replace(PENDING, refused="somebody wants the firmware"), state)
+    assert arrived(tree, state).how is How.KEXEC
+
+
+def test_a_refusal_keeps_what_was_asked_for_in_this_boot_and_forgets_that_of_another(state: str) -> None:
+    handoff.write(PENDING, state)
+    handoff.refuse("no", state, now=lambda: 7.0)
+    refused = handoff.read(state)
+    assert refused and (refused.nonce, refused.refused, refused.requested_at) == ("", "no", 7.0)
+    here = replace(PENDING, from_boot_id=sysfs.boot_id())
+    handoff.write(here, state)
+    handoff.refuse("no", state)
+    assert handoff.read(state) == replace(here, refused="no")
+
+
+def test_a_command_line_with_an_empty_nonce_is_not_taken_for_a_record_without_one(
+    tree: KernelTree, state: str
+) -> None:
+    handoff.write(replace(PENDING, nonce="", refused="no"), state)
+    tree.write("proc/cmdline", "ro kexecd.nonce=\n")
+    assert arrived(tree, state).how is How.OTHER
+
+
+def test_a_request_speaks_to_the_first_boot_that_hears_of_it_and_to_no_later_one(tree: KernelTree, state: str) -> None:
+    handoff.write(replace(PENDING, seen_in=BOOT_ID), state)
+    assert arrived(tree, state).how is How.KEXEC
+    handoff.write(replace(PENDING, seen_in="00000000-0000-4000-8000-000000000001"), state)
+    assert arrived(tree, state).how is How.UNKNOWN
+    handoff.write(PENDING, state)
+    handoff.seen(state)
+    told = handoff.read(state)
+    assert told and told.seen_in == sysfs.boot_id()
+
+
 def damaged() -> list[bytes]:
     good = {name: getattr(PENDING, name) for name in PendingHandoff.__slots__}
     whole = json.dumps(good).encode()
     wrong = [{**good, name: value} for name, value in (("way", "sideways"), ("requested_at", "x"), ("nonce", 7))]
-    missing = [{key: value for key, value in good.items() if key != name} for name in good]
+    later = ("refused", "seen_in")  # what an older kexecd's record has not got
+    missing = [{key: value for key, value in good.items() if key != name} for name in good if name not in later]
+    wrong += [{**good, name: 7} for name in later]
     cut = [whole[:length] for length in range(len(whole))]
     other = [b"null", b"[]", b"7", b'"x"', b"\xff\xfe", b"\0" * 100, b"[" * 100_000, b"{}", b" " * (2 << 20)]
     return [*cut, *other, *(json.dumps(record).encode() for record in (*wrong, *missing))]

@@ -13,8 +13,10 @@ from types import ModuleType
 
 import pytest
 
+from kexecd import state
 from kexecd.errors import ExitCode
 from kexecd.kernel import guard, mountinfo, syscalls, sysfs
+from kexecd.model import Act, State, Way
 
 FILE = Path(__file__).parents[2] / "kexecd" / "jump.py"
 PYTHON = "/usr/bin/python3"
@@ -50,6 +52,8 @@ class Machine:
     def __init__(self, module: ModuleType, directory: Path) -> None:
         self.module, self.directory = module, directory
         self.asked: list[int] = []
+        self.unloads, self.unload_answer = 0, 0
+        self.restart = ""
         self.answer = errno.EINVAL
         self.mounts, self.loaded = READ_ONLY, "1\n"
 
@@ -57,7 +61,12 @@ class Machine:
         self.asked.append(command)
         return self.answer
 
+    def unload(self) -> int:
+        self.unloads += 1
+        return self.unload_answer
+
     def main(self, *arguments: str) -> int:
+        (self.directory / "state").write_text(self.restart)
         (self.directory / "mountinfo").write_text(self.mounts)
         (self.directory / "loaded").write_text(self.loaded)
         (self.directory / "kmsg").write_text("")
@@ -65,7 +74,9 @@ class Machine:
         result = self.module.main(
             list(arguments),
             reboot=self.reboot,
+            unload=self.unload,
             mountinfo=str(self.directory / "mountinfo"),
+            restart=str(self.directory / "state"),
             loaded=paths,
             kmsg=str(self.directory / "kmsg"),
         )
@@ -90,6 +101,77 @@ def test_its_numbers_are_those_of_the_rest(jump: ModuleType) -> None:
     assert jump.LINUX_REBOOT_CMD_RESTART == syscalls.LINUX_REBOOT_CMD_RESTART
     assert jump.PROC_PID_INIT_INO == guard.PROC_PID_INIT_INO
     assert jump.LOADED == sysfs._LOADED
+    assert jump.KEXEC_FILE_UNLOAD == syscalls.KEXEC_FILE_UNLOAD
+    numbers = {machine: (row.kexec_load, row.kexec_file_load) for machine, row in syscalls.NUMBERS.items()}
+    assert numbers == jump.NUMBERS
+
+
+def asked_for(tmp_path: Path, reached: State, way: Way, act: Act) -> str:
+    """What stands in /run/kexecd/state.json then."""
+    state.reached(reached, way, act, loaded=True, run_dir=str(tmp_path))
+    return (tmp_path / state.NAME).read_text()
+
+
+def test_a_restart_that_is_to_go_through_the_firmware_is_no_jump_whatever_is_in_memory(
+    machine: Machine, tmp_path: Path
+) -> None:
+    machine.restart = asked_for(tmp_path, State.PREPARED, Way.ORDERLY, Act.FIRMWARE)
+    assert machine.main("--jump") == ExitCode.NOT_RESTARTED
+    assert machine.asked == [] and "this restart is to go through the firmware" in machine.kmsg
+    machine.restart = asked_for(tmp_path, State.PREPARED, Way.ORDERLY, Act.KEXEC)
+    machine.main("--jump")
+    assert machine.asked == [0x45584543]
+
+
+# PID 1 jumps itself
+
+
+def test_the_guard_leaves_the_image_where_a_jump_is_right(machine: Machine) -> None:
+    assert machine.main("--guard") == ExitCode.OK
+    assert (machine.unloads, machine.asked, machine.kmsg) == (0, [], "")
+
+
+def test_the_guard_takes_it_away_where_a_disk_can_be_written(machine: Machine) -> None:
+    machine.mounts = WRITABLE
+    assert machine.main("--guard") == ExitCode.OK
+    assert machine.unloads == 1 and machine.asked == []
+    assert "took the image out of memory: still writable: /home (/dev/vdb, btrfs); " in machine.kmsg
+
+
+def test_the_guard_takes_it_away_where_the_firmware_is_wanted(machine: Machine, tmp_path: Path) -> None:
+    assert machine.main("--guard", "--firmware") == ExitCode.OK
+    assert machine.unloads == 1
+    machine.restart = asked_for(tmp_path, State.PREPARED, Way.ORDERLY, Act.FIRMWARE)
+    assert machine.main("--guard") == ExitCode.OK
+    assert machine.unloads == 2
+
+
+def test_the_guard_trusts_a_way_down_of_our_own_to_have_judged_and_not_one_of_pid_1(
+    machine: Machine, tmp_path: Path
+) -> None:
+    machine.mounts = WRITABLE
+    machine.restart = asked_for(tmp_path, State.FROZEN, Way.FAST, Act.KEXEC)
+    assert machine.main("--guard") == ExitCode.OK and machine.unloads == 0
+    machine.restart = asked_for(tmp_path, State.FROZEN, Way.ORDERLY, Act.KEXEC)
+    assert machine.main("--guard") == ExitCode.OK and machine.unloads == 1
+
+
+def test_an_image_that_the_guard_cannot_take_away_is_a_failure_that_is_told(machine: Machine) -> None:
+    machine.mounts, machine.unload_answer = WRITABLE, errno.EPERM
+    assert machine.main("--guard") == ExitCode.FAILURE
+    assert "could not take the image out of memory (EPERM)" in machine.kmsg
+
+
+def test_the_call_that_takes_it_away_asks_first_whether_this_is_a_test(
+    jump: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(environ: object) -> None:
+        raise jump.Refused(ExitCode.NOT_PERMITTED, "a test")
+
+    monkeypatch.setattr(jump, "refuse_in_tests", refuse)
+    monkeypatch.setattr(jump.ctypes, "CDLL", None)
+    with pytest.raises(jump.Refused):
+        jump.unload()
 
 
 def test_it_jumps(machine: Machine) -> None:
