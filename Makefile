@@ -92,7 +92,7 @@ FILES = \
 	config/dbus/org.kexecd.service|$(SHAREDIR)/dbus-1/system-services/org.kexecd.service|644 \
 	config/polkit/org.kexecd.policy|$(SHAREDIR)/polkit-1/actions/org.kexecd.policy|644 \
 	README.md|$(DOCDIR)/README.md|644 \
-	$(foreach page,$(wildcard docs/*.md),$(page)|$(DOCDIR)/$(notdir $(page))|644) \
+	$(foreach page,$(filter-out docs/state.md,$(wildcard docs/*.md)),$(page)|$(DOCDIR)/$(notdir $(page))|644) \
 	$(foreach page,kexecctl.8 kexecd.8,docs/man/$(page)|$(MANDIR)/man8/$(page)|644) \
 	$(foreach init,$(INITS),$(FILES_$(init)))
 

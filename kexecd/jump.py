@@ -9,8 +9,8 @@ when it returns, so it never waits for long and never ends in a traceback.
     --check     with or without --jump: everything but the call
     --firmware  restart through the firmware instead
     --force     even if a disk filesystem can still be written
-    --guard     no jump: where one would be refused, or with --firmware too, take the image out of memory, so that PID 1's
-                own jump fails
+    --guard     no jump: where one would be refused, or with --firmware, take the image out of memory, and PID 1's own
+                jump fails
 """
 
 import ctypes

@@ -17,7 +17,7 @@ from kexecd.teardown.announce import Announce
 from kexecd.teardown.filesystems import PATIENCE, SETTLING, ReadOnly, Settle, Unmount
 from kexecd.teardown.processes import QuitProcesses
 from kexecd.teardown.survey import Survey
-from kexecd.teardown.sync import Sync
+from kexecd.teardown.sync import StartSync, Sync
 from kexecd.teardown.verdict import Verify
 
 COMMIT_POINT = 5000
@@ -35,6 +35,9 @@ CLOSING = PATIENCE + 2.0
 
 LOADING = 120.0
 """Seconds for an image: a large initrd from a slow disk, read twice. Nothing is down yet, and nobody in a hurry."""
+
+STARTING = 5.0
+"""Seconds for what only has to be begun."""
 
 ASKING = 30.0
 """Seconds for PID 1 to accept a restart."""
@@ -100,6 +103,11 @@ def _fast(policy: Policy, survey: Survey, parts: Parts, going_to: str) -> tuple[
     services = parts.services
     others = tuple(process for process in survey.processes if process not in services.covered)
     return (
+        Phase(
+            "write back", 40, "what is dirty by now is written while everything else is prepared; nobody waits for it",
+            (StartSync(),),
+            share=0.0, at_least=STARTING,
+        ),
         *parts.prepare,
         Phase(
             "announce", 4999, "people, as soon as it is certain: they may still save something",

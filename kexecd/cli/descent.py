@@ -28,8 +28,9 @@ from kexecd.kernel import cgroup
 from kexecd.model import Act, Event, EventKind, Phase, State, Step, Way
 from kexecd.record import RUN_DIR
 from kexecd.report.events import EVENTS_FILE, Sinks, as_text, open_quietly, parse
+from kexecd.report.log import open_log
 from kexecd.standby import Standby
-from kexecd.teardown.workers import left_behind
+from kexecd.teardown.workers import keep_workers, left_behind
 
 
 class Attempt(IntEnum):
@@ -48,6 +49,7 @@ def go_down(draft: Draft, *, force: bool, as_json: bool) -> ExitCode:
     sys.stderr.flush()
     if os.fork() == 0:
         os.close(reader)
+        keep_workers()
         try:
             Descent(draft, force=force, watcher=writer).walk(Attempt.WHOLE)
         finally:
@@ -66,7 +68,8 @@ class Descent:
         _detach()
         os.set_blocking(watcher, False)
         events = open_quietly(os.path.join(RUN_DIR, EVENTS_FILE), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        self._sinks = Sinks(text=open_quietly("/dev/console", os.O_WRONLY), lines=(*events, watcher))
+        console, within = open_quietly("/dev/console", os.O_WRONLY), draft.plan.within
+        self._sinks = Sinks(text=console, lines=(*events, watcher), log=open_log(), within=within)
         self._door: Door | None = None
 
     def walk(self, attempt: Attempt) -> None:
@@ -89,6 +92,9 @@ class Descent:
             control=self._door,
             committed=attempt is not Attempt.WHOLE,
         )
+        if attempt is Attempt.WHOLE:
+            for warning in self._draft.warnings:
+                self._note(warning)
         try:
             result = executor.run()
         except Refusal as refusal:

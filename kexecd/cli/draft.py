@@ -25,13 +25,17 @@ from kexecd.teardown.survey import Survey, survey
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """loaded: the image that is in memory already and is to be used; seen: else, what it will be made from."""
+    """loaded: the image that is in memory already and is to be used; seen: else, what it will be made from.
+
+    warnings: what the checks have to say about this restart, as sentences.
+    """
 
     init: Init
     policy: Policy
     plan: Plan
     loaded: ImageRecord | None
     seen: Look | None
+    warnings: tuple[str, ...] = ()
 
     @property
     def going_to(self) -> str:
@@ -60,6 +64,8 @@ def draw_up(options: Namespace, *, root: str = "/") -> Draft:
     act = Act.FIRMWARE if options.firmware else Act.KEXEC
     way = Way.NOW if options.now else Way.FAST if options.fast else Way.ORDERLY
     loaded = seen = None
+    if way is Way.ORDERLY and root == "/":
+        init.refuse_beforehand(act)
     if act is Act.KEXEC:
         loaded = None if names_image(options) or root != "/" else loaded_record()
         if not loaded:
@@ -67,13 +73,18 @@ def draw_up(options: Namespace, *, root: str = "/") -> Draft:
                 seen = look_for(options, root)
                 chosen(seen)
     here = survey(root)
+    warnings: tuple[str, ...] = ()
+    if act is Act.KEXEC and root == "/":
+        from kexecd.cli.check import before_restart  # late: of no use to a restart through the firmware
+
+        warnings = before_restart(options, policy, loaded, here)
     parts = _image_parts(options, way, act, seen, here, root)
     if way is Way.FAST and root == "/":
         parts = replace(parts, services=init.services(policy, here.processes))
     prepare, freeze = _hooks(way, act, policy, loaded, seen, root)
     parts = replace(parts, hand_over=(HandOver(init, act),), prepare=prepare, freeze=freeze)
     plan = build(way, act, policy, here, parts, going_to=going_to(act, loaded, seen))
-    return Draft(init, policy, plan, loaded, seen)
+    return Draft(init, policy, plan, loaded, seen, warnings)
 
 
 def _hooks(

@@ -8,10 +8,12 @@ from argparse import Namespace
 from dataclasses import asdict
 
 from kexecd import loader
+from kexecd.cli import resident
 from kexecd.cli.check import before_load
 from kexecd.cli.choosing import Look, boot_partitions, look_for, names_image, target_for
 from kexecd.cli.output import print_json, size
 from kexecd.errors import ExitCode
+from kexecd.init.detect import detect
 from kexecd.lock import hold
 from kexecd.model import ImageRecord
 from kexecd.record import RUN_DIR
@@ -29,6 +31,8 @@ def load(options: Namespace) -> ExitCode:
     else:
         print(f"loaded {describe(record)}; {seen.choice.reason}")
         print(f"  command line: {record.cmdline}")
+    if not resident.is_there():
+        detect().warm_up()
     return ExitCode.OK
 
 

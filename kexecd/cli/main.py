@@ -122,15 +122,24 @@ def main(arguments: list[str] | None = None) -> int:
         return ExitCode.FAILURE
 
 
+_parsers: dict[str, ArgumentParser] = {}
+"""Those that have been made: the daemon makes one for all requests."""
+
+
 def parser(asked: str = "") -> ArgumentParser:
     """Of all commands, or of the one that is asked for: the others' options cost as much as some of them do."""
+    if asked not in _parsers:
+        _parsers[asked] = _make_parser(asked)
+    return _parsers[asked]
+
+
+def _make_parser(asked: str) -> ArgumentParser:
     from argparse import ArgumentParser, HelpFormatter
 
     # Told its width, argparse does not import shutil, and with it every compressor, to find that out.
     def formatter(prog: str) -> HelpFormatter:
-        return HelpFormatter(prog, width=width)
+        return HelpFormatter(prog, width=_columns() - 2)
 
-    width = _columns() - 2
     about = "Restart Linux into the right kernel, without the firmware."
     top = ArgumentParser(prog="kexecctl", description=about, formatter_class=formatter)
     top.add_argument("--version", action="version", version=f"kexecctl {__version__}")

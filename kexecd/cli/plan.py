@@ -72,6 +72,7 @@ def as_json(draft: Draft, line: Line | None, seen: Sequence[Occupant], more: int
             }
             for phase in draft.plan.phases
         ],
+        "warnings": list(draft.warnings),
         "last": draft.last(),
         "processes": [
             {
@@ -99,6 +100,8 @@ def _print(draft: Draft, line: Line | None) -> None:
                 print(f"       {mark} {' '.join(words)}")
         for remark in line.remarks:
             print(f"note   {remark}")
+    for warning in draft.warnings:
+        print(f"warn   {warning}")
     within = f", within {draft.plan.within:g} s" if draft.plan.way is Way.FAST else ""
     print(f"way    {draft.plan.way}{within}")
     print()

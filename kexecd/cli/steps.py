@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import json
 import os
-import select
 import signal
 import time
 from argparse import Namespace
@@ -24,6 +23,7 @@ from kexecd.executor import RealClock
 from kexecd.handoff import PendingHandoff
 from kexecd.init.base import Init
 from kexecd.kernel import mountinfo, syscalls, sysfs
+from kexecd.kernel.descriptors import readable
 from kexecd.model import Act, BootEntry, Context, ImageRecord, Running, Source, Wait, Way
 from kexecd.record import loaded_record
 
@@ -228,7 +228,7 @@ def in_child(work: Callable[[], list[str] | None], context: Context) -> Generato
     finally:
         os.close(reader)
         os.kill(child, signal.SIGKILL)  # our own child, not yet waited for: the number is still its own
-        if select.select([ended], [], [], REAPING)[0]:
+        if readable(ended, REAPING):
             os.waitpid(child, 0)  # otherwise it sleeps in the kernel, and is left behind
         os.close(ended)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import fcntl
 import os
-import select
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from kexecd.kernel.descriptors import readable
 from kexecd.lock import LOCK_FILE, hold
 
 
@@ -44,7 +44,7 @@ def _wait(path: str, seconds: float) -> None:
             os._exit(0)
     ended = os.pidfd_open(child)
     try:
-        select.select([ended], [], [], seconds)
+        readable(ended, seconds)
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

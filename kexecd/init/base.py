@@ -25,6 +25,10 @@ class Init(Protocol):
         """What restart() does, for the plan."""
         ...
 
+    def refuse_beforehand(self, act: Act) -> None:
+        """Raise what restart() is known to be refused with, before anything is done for it."""
+        ...
+
     def restart(self, act: Act) -> None:
         """Ask for a whole ordinary restart, services and all; returns when it has been accepted. Raises a Refusal."""
         ...

@@ -24,12 +24,15 @@ class NoInit:
         del act
         return f"not possible: kexecd has no hook in {self.name} yet"
 
-    def restart(self, act: Act) -> None:
+    def refuse_beforehand(self, act: Act) -> None:
         raise Unsupported(
             f"cannot ask for an orderly {act} restart",
             f"kexecd has no hook in this machine's init ({self.name}) yet",
             hint="kexecctl reboot --fast does it without PID 1",
         )
+
+    def restart(self, act: Act) -> None:
+        self.refuse_beforehand(act)
 
     def has_last_word(self) -> str:
         return ""

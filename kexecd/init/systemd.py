@@ -21,10 +21,12 @@ from dataclasses import replace
 from kexecd.config.policy import Policy
 from kexecd.errors import NotRestarted
 from kexecd.init.systemd_units import (
+    DAEMON,
     HoldPid1,
     QuitGuests,
     StopUnits,
     active_units,
+    groups_of,
     is_guest,
     sort_out,
     systemctl,
@@ -32,7 +34,7 @@ from kexecd.init.systemd_units import (
 from kexecd.init.unit_files import wishes
 from kexecd.kernel import freezer, proc
 from kexecd.kernel.guard import forbid_in_tests
-from kexecd.kernel.spawn import run
+from kexecd.kernel.spawn import run, start
 from kexecd.model import Act, Process
 from kexecd.plan import ServiceSteps
 from kexecd.teardown.classes import unit_of
@@ -40,15 +42,15 @@ from kexecd.teardown.processes import QuitProcesses
 from kexecd.teardown.spare import Spare
 
 SHUTDOWN_HOOKS = "/usr/lib/systemd/system-shutdown"
-DONE_BY_US = ("mdadm.shutdown",)
-"""Of these hooks, those whose work is done by then (kexecd.teardown.filesystems.Settle)."""
+DONE_BY_US = ("kexecd.shutdown", "mdadm.shutdown")
+"""Of these hooks, those whose work is done by then (kexecd.teardown.verdict, kexecd.teardown.filesystems.Settle)."""
 
 
 class Systemd:
     name = "systemd"
 
     def services(self, policy: Policy, processes: tuple[Process, ...]) -> ServiceSteps:
-        groups = {process: proc.cgroup(process.pid) for process in processes}
+        groups = groups_of(processes)
         guests = {unit_of(group) for process, group in groups.items() if is_guest(process, group)}
         needed = needed_units(processes)
         held = not freezer.why_not()
@@ -84,6 +86,9 @@ class Systemd:
     def describe_restart(self, act: Act) -> str:
         return f"ask systemd: systemctl {_VERB[act]}"
 
+    def refuse_beforehand(self, act: Act) -> None:
+        """Nothing: it needs no hook of ours."""
+
     def restart(self, act: Act) -> None:
         # 255 and newer turn `systemctl reboot` into a kexec when an image is loaded; here it means what it says.
         finished = run([*systemctl(), _VERB[act]], seconds=25.0, environment={"SYSTEMCTL_SKIP_AUTO_KEXEC": "1"})
@@ -93,6 +98,10 @@ class Systemd:
                 finished.last_line or f"exit status {finished.exit_code}",
                 hint="kexecctl reboot --fast needs less of PID 1, --now needs nothing of it",
             )
+
+    def warm_up(self) -> None:
+        with contextlib.suppress(OSError, NotRestarted):
+            start([*systemctl(), "start", "--no-block", DAEMON])
 
     def has_last_word(self) -> str:
         # systemd-shutdown(8) runs them when everything is unmounted: a UPS is told, an array is marked clean.
@@ -123,5 +132,6 @@ _DOES = {Act.KEXEC: "jumps", Act.FIRMWARE: "resets"}
 def needed_units(processes: Iterable[Process]) -> frozenset[str]:
     """The units of those who serve the root filesystem; `processes` are those who do not."""
     asked, spare = {process.pid for process in processes}, Spare.ours()
-    others = (process for process in proc.scan() if process.pid not in asked and not process.kernel_thread)
-    return frozenset(unit_of(proc.cgroup(process.pid)) for process in others if spare.serves(process))
+    others = (proc.read(pid) for pid in proc.pids() if pid not in asked)
+    serving = (process for process in others if process and not process.kernel_thread and spare.serves(process))
+    return frozenset(unit_of(proc.cgroup(process.pid)) for process in serving)

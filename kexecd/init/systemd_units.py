@@ -1,30 +1,35 @@
 # SPDX-License-Identifier: MIT
 """The units of systemd: which of them run, in which order of classes they go, and the step that stops many at once.
 
-Each systemctl costs a tenth of a second on a slow machine, so there is one to list, and one for each class to stop.
+Each systemctl costs a tenth of a second on a slow machine, so there is none to list, and one for each class to stop.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Collection, Generator, Iterable
 from dataclasses import dataclass, field
 
 from kexecd.errors import NotRestarted
+from kexecd.init.systemd_bus import NotUnderstood, Unit, list_units
 from kexecd.init.unit_files import Wishes
 from kexecd.kernel import freezer, proc
+from kexecd.kernel.cgroup import ROOTS
 from kexecd.kernel.spawn import Finished, run, start
 from kexecd.model import Context, Process, ProcessClass, Running, Wait
 from kexecd.teardown.classes import MACHINES, MONITORS, Roll, by_group, quit_guests, unit_of
 from kexecd.teardown.processes import KILL_RESERVE
 
 SYSTEMCTL = ("/usr/bin/systemctl", "/bin/systemctl")
-UNIT_TYPES = "service,scope,socket,timer,path"
+UNIT_TYPES = ("service", "scope", "socket", "timer", "path")
+ACTIVE = ("active", "activating", "reloading")
 
 BASICS = ("dbus", "dbus-broker", "systemd-journald", "systemd-udevd")
 """What other units talk to while they stop: services, most of them with sockets that would wake them again."""
 
-KEPT = ("init.scope",)
+DAEMON = "kexecd.service"
+KEPT = ("init.scope", DAEMON)
 
 GUEST_UNITS = (
     "docker.service docker.socket k3s.service k3s-agent.service kubelet.service libvirt-guests.service lxc.service"
@@ -39,6 +44,12 @@ ENGINES = ("containerd", "crio", "docker", "cri-docker", "libvirtd", "virtqemud"
 
 LISTING = 2.0
 """Seconds for systemd to say whom it still waits for."""
+
+ANSWERING = 10.0
+"""Seconds for systemd to list its units; a busy one needs some."""
+
+MANY = 100
+"""Processes from which on it takes less to go through all control groups."""
 
 HOLDING = 1.0
 """Seconds for PID 1 to stand still; it does at once, unless it is in the kernel."""
@@ -180,6 +191,32 @@ def is_guest(process: Process, group: str) -> bool:
     )
 
 
+def groups_of(processes: Collection[Process]) -> dict[Process, str]:
+    """The control group of each, as kexecd.kernel.proc.cgroup tells it.
+
+    Of many it is read from the groups, which are some dozens, and not from each process; of those that are in none of
+    the groups by then, as ever.
+    """
+    found = _members() if len(processes) >= MANY else {}
+    return {process: found.get(process.pid) or proc.cgroup(process.pid) for process in processes}
+
+
+def _members() -> dict[int, str]:
+    """The group of every process that is in one, by pid (cgroups(7)); nothing where there is no such hierarchy."""
+    root = next((root for root in ROOTS if os.path.exists(f"{root}/cgroup.procs")), "")
+    found: dict[int, str] = {}
+    waiting = [""] if root else []
+    while waiting:
+        path = waiting.pop()
+        with contextlib.suppress(OSError, ValueError):  # it has gone, or has threads for members
+            with os.scandir(f"{root}{path}") as entries:
+                waiting += [f"{path}/{entry.name}" for entry in entries if entry.is_dir(follow_symlinks=False)]
+            if path:
+                with open(f"{root}{path}/cgroup.procs", encoding="ascii") as file:
+                    found.update(dict.fromkeys(map(int, file), path))
+    return found
+
+
 def systemctl() -> tuple[str, ...]:
     """The command to start, as an absolute path: PATH may be anybody's."""
     for path in SYSTEMCTL:
@@ -195,12 +232,23 @@ What is skipped: a line in utmp, and a second save of the random seed, which is 
 
 def active_units() -> tuple[str, ...]:
     """Every unit that runs something or would start something. Raises NotRestarted if PID 1 does not answer."""
-    command = [*systemctl(), "list-units", f"--type={UNIT_TYPES}", "--state=active,activating,reloading", "--plain"]
-    finished: Finished = run([*command, "--no-legend", "--full", "--no-pager"], seconds=10.0)
+    try:
+        units = list_units(ACTIVE, [f"*.{kind}" for kind in UNIT_TYPES], seconds=ANSWERING)
+    except TimeoutError as error:
+        raise NotRestarted("systemd does not tell its units", f"it did not answer within {ANSWERING:g} s") from error
+    except (OSError, NotUnderstood):
+        units = _listed()
+    return tuple(unit.name for unit in units if not (unit.sub == "exited" and unit.name.startswith(BOOT_TIME)))
+
+
+def _listed() -> list[Unit]:
+    """The same by systemctl, which may know another way to PID 1."""
+    command = [*systemctl(), "list-units", f"--type={','.join(UNIT_TYPES)}", f"--state={','.join(ACTIVE)}", "--plain"]
+    finished: Finished = run([*command, "--no-legend", "--full", "--no-pager"], seconds=ANSWERING)
     if finished.exit_code:
         raise NotRestarted("systemd does not tell its units", finished.last_line)
     rows = [line.split(None, 4) for line in finished.output.splitlines() if line.strip()]
-    return tuple(row[0] for row in rows if not (row[3] == "exited" and row[0].startswith(BOOT_TIME)))
+    return [Unit(row[0], row[2], row[3]) for row in rows]
 
 
 def is_basic(unit: str) -> bool:

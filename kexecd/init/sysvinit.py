@@ -37,12 +37,15 @@ class Hooked(NoInit):
         why, _ = self.no_hook() if act is Act.KEXEC else ("", "")
         return f"not possible: {why}" if why else f"ask {self.name}: {' '.join(self.pid1.words)}"
 
-    def restart(self, act: Act) -> None:
+    def refuse_beforehand(self, act: Act) -> None:
         # Without the hook it would be a plain restart, and nobody would say so.
         why, remedy = self.no_hook() if act is Act.KEXEC else ("", "")
         if why:
             hint = f"{remedy}; or kexecctl reboot --fast, which does it without PID 1"
             raise Unsupported(f"cannot ask {self.name} for a kexec", why, hint=hint)
+
+    def restart(self, act: Act) -> None:
+        self.refuse_beforehand(act)
         pid1.ask(self.pid1)
 
     def going_down(self) -> bool:

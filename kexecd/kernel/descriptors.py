@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 
 RESERVE = 64
 """What is kept for everybody else: channels of workers, the output of programs, files that are read meanwhile."""
@@ -25,6 +26,13 @@ def room_for(count: int) -> int:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(wanted, hard)))
                 soft = wanted
     return max(1, min(count, soft - used))
+
+
+def readable(fd: int, seconds: float) -> bool:
+    """Whether it can be read, or has been hung up, within so many seconds; select(2) takes no descriptor above 1023."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(max(0.0, seconds) * 1000))
 
 
 def _most() -> int:

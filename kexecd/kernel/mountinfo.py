@@ -43,6 +43,7 @@ _STACKED = frozenset("aufs ecryptfs overlay".split())
 _POOLED = frozenset(("bcachefs", "btrfs", "ubifs", "zfs"))
 
 
+@functools.lru_cache(maxsize=4)  # on the way down the same thousands of lines are looked at again and again
 def parse(text: str) -> tuple[Mount, ...]:
     """Every mount, in the order of the file; lines that are not of the documented form are passed over."""
     return tuple(mount for line in text.split("\n") if (mount := _parse_line(line)))

@@ -93,7 +93,8 @@ class Unmount:
             while True:
                 gone, stuck = yield from _take_down(self.look(), hopeless, workers, context)
                 hopeless |= {call: end for call, end in stuck.items() if end.errno == ENDED or end.call != call}
-                elsewhere = yield from self._unmount_elsewhere(workers, context)
+                left = self._elsewhere()
+                elsewhere = yield from self._unmount_elsewhere(left, workers, context)
                 busy = stuck.keys() - hopeless.keys()
                 if context.now() >= context.deadline or not (elsewhere or busy):
                     break
@@ -105,15 +106,17 @@ class Unmount:
             yield from _tell_stuck(stuck, workers, context)
             if hanging := left_behind():
                 context.tell(f"left behind, hanging in the kernel: {', '.join(map(str, hanging))}")
-            for mount, namespace in self._elsewhere():
+            for mount, namespace in self._elsewhere() if left else ():
                 context.tell(f"could not unmount {mount.source}: it is {_holder_in(mount, namespace)}")
         finally:
             workers.close()
 
-    def _unmount_elsewhere(self, workers: Workers, context: Context) -> Generator[Wait, frozenset[int], bool]:
+    def _unmount_elsewhere(
+        self, left: list[tuple[Mount, Namespace]], workers: Workers, context: Context
+    ) -> Generator[Wait, frozenset[int], bool]:
         """What is unmounted here but still mounted in other mount namespaces; whether anything went."""
         wanted: dict[str, tuple[Namespace, list[Call]]] = {}
-        for mount, namespace in self._elsewhere():
+        for mount, namespace in left:
             wanted.setdefault(namespace.door, (namespace, []))[1].append(unmount_call(mount))
         calls = []
         for door, (namespace, unmounts) in wanted.items():
@@ -300,11 +303,9 @@ class ReadOnly:
         return f"remount read-only what stays: {', '.join(stays) or 'nothing'}"
 
     def run(self, context: Context) -> Running:
-        if self.forced:
-            # The emergency remount leaves a filesystem on several devices as it is (seen with Btrfs on 6.12).
-            calls = [call for call, pooled in self._closing() if pooled]
-        else:
-            calls = [call for call, _ in self._closing()]
+        remains = self.look()
+        # By force: the emergency remount leaves a filesystem on several devices as it is (seen with Btrfs on 6.12).
+        calls = [call for call, pooled in _closing(remains) if pooled or not self.forced]
         if calls:
             workers = Workers(PARALLEL, patience=PATIENCE, now=context.now, patiences=PATIENCES)
             try:
@@ -314,7 +315,8 @@ class ReadOnly:
             for outcome in outcomes:
                 if outcome.errno:
                     context.tell(f"could not {outcome.call}: {outcome.why}, leaving it to the kernel")
-        if self._closing() or any(live.writable for live in verdict.hidden(self.look())):
+            remains = self.look()
+        if _closing(remains) or any(live.writable for live in verdict.hidden(remains)):
             yield from self._force(context)
 
     def _force(self, context: Context) -> Generator[Wait, frozenset[int], None]:
@@ -323,20 +325,20 @@ class ReadOnly:
         while mountinfo.writable_disks(self.mounts()) and context.now() < context.deadline:
             yield Wait(frozenset(), min(context.deadline, context.now() + 0.02))
 
-    def _closing(self) -> list[tuple[Call, bool]]:
-        """What is still open: the call that closes it, and whether it is on several devices."""
-        remains = self.look()
-        found = [
-            (Call("remount-ro", (mount.point,)), mount.device.startswith("0:"))
-            for mount in mountinfo.writable_disks(remains.mounts)
-        ]
-        for mount, namespace in verdict.only_elsewhere(remains.elsewhere, remains.mounts):
-            if mount.writable:
-                found.append((Call("remount-ro-in", (namespace.door, mount.point)), mount.device.startswith("0:")))
-        return found
-
     def undo(self) -> None:
         """Nothing: it only runs after the commit point."""
+
+
+def _closing(remains: Remains) -> list[tuple[Call, bool]]:
+    """What is still open: the call that closes it, and whether it is on several devices."""
+    found = [
+        (Call("remount-ro", (mount.point,)), mount.device.startswith("0:"))
+        for mount in mountinfo.writable_disks(remains.mounts)
+    ]
+    for mount, namespace in verdict.only_elsewhere(remains.elsewhere, remains.mounts):
+        if mount.writable:
+            found.append((Call("remount-ro-in", (namespace.door, mount.point)), mount.device.startswith("0:")))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,9 @@ ISCSI_SESSION = re.compile(r"/session\d+/")  # in the path of a disk below /sys/
 
 _DEPTH = 16  # levels of block devices on block devices
 
+_caller: Process | None = None
+"""For whom this is done, where that is none of our ancestors."""
+
 
 @dataclass(frozen=True, slots=True)
 class Servers:
@@ -50,7 +53,8 @@ class Spare:
     """Kernel threads; PID 1; this process with its ancestors and all below it; and what serves the root filesystem.
 
     The ancestors, because whoever asked for the restart sees the events as long as possible, and shows them by itself:
-    nobody waits for them, and with an init that has sessions they go with theirs.
+    nobody waits for them, and with an init that has sessions they go with theirs. If a daemon was asked, also whoever
+    asked it and that one's ancestors.
     """
 
     pids: frozenset[int]
@@ -66,7 +70,7 @@ class Spare:
         """With the family as it is now: the root filesystem does not change, our workers do."""
         me = os.getpid()
         below = proc.descendants(me) | {me}
-        return replace(self, pids=proc.ancestors(me) | below | self.servers.pids | {1}, below=below)
+        return replace(self, pids=proc.ancestors(me) | _askers() | below | self.servers.pids | {1}, below=below)
 
     def __call__(self, process: Process) -> bool:
         return (
@@ -84,6 +88,20 @@ class Spare:
             or process.name in self.servers.names
             or is_marked(process)
         )
+
+
+def on_behalf_of(pid: int) -> None:
+    """From now on this process works for `pid`, which is none of its ancestors."""
+    global _caller  # noqa: PLW0603
+    _caller = proc.read(pid)
+
+
+def _askers() -> frozenset[int]:
+    """Whoever has asked a daemon, as long as it is there, and its ancestors."""
+    if _caller is None:
+        return frozenset()
+    now = proc.read(_caller.pid)
+    return proc.ancestors(_caller.pid) if now and now.start == _caller.start else frozenset()
 
 
 def is_marked(process: Process) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from kexecd.kernel import mountinfo, sysfs
 from kexecd.model import Context, Mount, Running
-from kexecd.teardown.workers import Call, Workers
+from kexecd.teardown.workers import Call, Workers, hire_ahead
 
 PARALLEL = 16
 """Filesystems at a time: the flusher threads of the kernel write to all disks at once anyway, here is only waited."""
@@ -45,6 +45,27 @@ class SyncStuck(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class StartSync:
+    """Have every disk begin at once, and wait for none: sync(2) wakes the flusher threads of all of them first."""
+
+    unwritten: Callable[[], int] = field(default=sysfs.writeback, repr=False)
+    name: str = "start sync"
+
+    def describe(self) -> str:
+        return "have every disk begin to write back what is dirty"
+
+    def run(self, context: Context) -> Running:
+        if self.unwritten() >= EARLY:
+            workers = Workers(1, patience=float("inf"), now=context.now)
+            workers.submit(Call("sync"))
+            workers.leave()
+        yield from ()
+
+    def undo(self) -> None:
+        """Nothing: written back is written back."""
+
+
+@dataclass(frozen=True, slots=True)
 class Sync:
     """Not bounded by the clock alone: pulling the rug at a fixed time is how files are lost."""
 
@@ -58,6 +79,7 @@ class Sync:
 
     def run(self, context: Context) -> Running:
         if self.early and self.unwritten() < EARLY:
+            hire_ahead(min(PARALLEL, 1 + len(mountinfo.writable_disks(self.mounts()))))
             return
         workers = Workers(PARALLEL, patience=float("inf"), now=context.now)
         try:

@@ -169,6 +169,23 @@ class _Worker:
 _abandoned: dict[int, Call | None] = {}  # None: it ends by itself, and only has to be collected
 
 
+_resting: list[_Worker] | None = None
+"""Those that have nothing to do between two steps; None where none is kept."""
+
+
+def keep_workers() -> None:
+    """From now on who has nothing more to do in one step is there for the next, to the end of this process: to start
+    and to end them for each takes the time of many calls."""
+    global _resting  # noqa: PLW0603
+    _resting = []
+
+
+def hire_ahead(count: int) -> None:
+    """Have so many there before they are needed, where they are kept: while others are waited for it costs nothing."""
+    while _resting is not None and len(_resting) < count:
+        _resting.append(_start())
+
+
 def left_behind() -> tuple[Call, ...]:
     """The calls that were given up and that the kernel has not ended to this moment, in all of this process."""
     for pid in tuple(_abandoned):
@@ -233,8 +250,19 @@ class Workers:
         self._queue.clear()
         return outcomes
 
+    def leave(self) -> None:
+        """Let what is under way come to its end without anybody who waits for it."""
+        for worker in self._busy.values():
+            _abandoned[worker.pid] = worker.call
+            worker.channel.close()
+        self._busy.clear()
+
     def close(self) -> None:
         self.give_up()
+        if _resting is not None:
+            _resting.extend(self._idle)
+            self._idle.clear()
+            return
         for worker in self._idle:
             worker.channel.close()  # an idle worker ends when its channel does
         for worker in self._idle:
@@ -244,12 +272,27 @@ class Workers:
 
     def _feed(self) -> None:
         while self._queue and len(self._busy) < self._count:
-            worker = self._idle.pop() if self._idle else _start()
-            worker.call, worker.since = self._queue.popleft(), self._now()
-            worker.patience = self._patiences.get(worker.call.operation, self._patience)
+            call = self._queue.popleft()
+            worker = self._hire(json.dumps([call.operation, *call.arguments]).encode())
+            worker.call, worker.since = call, self._now()
+            worker.patience = self._patiences.get(call.operation, self._patience)
             self._busy[worker.channel.fileno()] = worker
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # shows as its end when it is collected
-                worker.channel.send(json.dumps([worker.call.operation, *worker.call.arguments]).encode())
+
+    def _hire(self, request: bytes) -> _Worker:
+        """Somebody who has this request."""
+        while free := self._idle or _resting:
+            worker = free.pop()
+            try:
+                worker.channel.send(request)
+            except OSError:  # it was killed while it had nothing to do
+                worker.channel.close()
+                _abandoned[worker.pid] = None
+            else:
+                return worker
+        worker = _start()
+        with contextlib.suppress(OSError):  # shows as its end when it is collected
+            worker.channel.send(request)
+        return worker
 
     def _finish(self, fd: int) -> Outcome:
         worker = self._busy[fd]

@@ -11,14 +11,14 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "kexecd"
 
 ROWS = (
-    ("model", "errors"),
+    ("model", "errors", "client"),
     ("kernel",),
     ("config", "discover"),
-    ("record", "lock", "state"),
-    ("bootmount", "target", "loader", "handoff", "teardown"),
+    ("record", "lock", "state", "loop"),
+    ("bootmount", "target", "loader", "handoff", "teardown", "liveupdate"),
     ("plan", "report", "preflight"),
     ("executor",),
-    ("standby", "control", "loop"),
+    ("standby", "control"),
     ("init",),
     ("bus",),
     ("cli",),

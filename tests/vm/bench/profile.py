@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""`python3 -m tests.vm.bench.profile`: where the time of an idle `kexecctl reboot --fast` goes, part by part.
+"""`python3 -m tests.vm.bench.profile [ROW]`: where the time of a `kexecctl reboot --fast` goes, part by part.
 
-Two looks at the same guest. First at what is imported, by Python's own -X importtime, in a run that changes nothing.
-Then at a real restart: calls that are known to cost something print a line when they begin and when they end, and every
-line's time is the host's, as in the race.
+Two looks at the same guest. First at what is imported where there is no daemon, by Python's own -X importtime, in a run
+that changes nothing. Then at a real restart by the daemon: calls that are known to cost something print a line when
+they begin and when they end, and every line's time is the host's, as in the race.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tests.vm.bench import stage
+from tests.vm.bench.contestants import FAST, KEXECCTL
 from tests.vm.bench.loads import LOADS
 from tests.vm.bench.race import GO, JUMP, WARM_UP
 from tests.vm.bench.recipe import Pid1, project
@@ -25,24 +26,34 @@ from tests.vm.lab.console import Line
 from tests.vm.lab.guest import Guest
 
 MARK = "bench: @"
-LAUNCHER = "/usr/sbin/kexecctl"
+LAUNCHER = "/usr/sbin/kexecd"
 
 # module:function of what is watched; what a version of kexecd does not have is passed over.
 CALLS = (
+    "kexecd.daemon.requests:_serve",
     "kexecd.cli.main:parser",
     "kexecd.cli.main:import_module",
     "kexecd.cli.reboot:draw_up",
     "kexecd.cli.draft:detect",
     "kexecd.cli.draft:read_policy",
+    "kexecd.cli.draft:read_hooks",
     "kexecd.cli.draft:loaded_record",
     "kexecd.cli.draft:look_for",
     "kexecd.cli.draft:survey",
     "kexecd.cli.draft:build",
-    "kexecd.teardown.survey:_terminals",
-    "kexecd.teardown.survey:look",
+    "kexecd.cli.descent:_detach",
+    "kexecd.teardown.survey:running",
+    "kexecd.teardown.survey:terminals",
+    "kexecd.teardown.graph:build_from",
+    "kexecd.teardown.verdict:look",
     "kexecd.kernel.proc:scan",
     "kexecd.kernel.mountinfo:read",
+    "kexecd.kernel.block:storage",
+    "kexecd.kernel.block:live",
+    "kexecd.kernel.namespaces:others",
     "kexecd.init.systemd:active_units",
+    "kexecd.init.systemd:sort_out",
+    "kexecd.init.systemd:needed_units",
     "kexecd.handoff:write",
     "kexecd.cli.steps:in_child",
     "kexecd.cli.descent:Standby",
@@ -89,7 +100,7 @@ class Finder:
             spec.loader.exec_module = exec_module
         return spec
 sys.meta_path.insert(0, Finder())
-sys.argv = ["kexecctl", "reboot", "--fast"]
+sys.argv = ["kexecd"]
 exec(compile(open("LAUNCHER").read(), "LAUNCHER", "exec"))
 """
 
@@ -98,17 +109,22 @@ IMPORT = re.compile(r"import time:\s+(\d+) \|\s+(\d+) \|(\s+)(\S+)")
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python3 -m tests.vm.bench.profile", description=__doc__)
+    parser.add_argument("row", nargs="?", default="idle", choices=[load.name for load in LOADS])
     parser.add_argument("--checkout", type=Path, default=REPO, metavar="DIR", help="measure the kexecd in DIR instead")
     parser.add_argument("--imports", type=int, default=40, metavar="N", help="how many modules to list (default: 40)")
     options = parser.parse_args()
     install = project(options.checkout)
+    load = next(load for load in LOADS if load.name == options.row)
     with tempfile.TemporaryDirectory(prefix="kexecd-profile-") as directory:
-        snapshot = stage.prepared(LOADS[0], Pid1.SYSTEMD, _made(Path(directory) / "ready"), install)
+        snapshot = stage.prepared(load, Pid1.SYSTEMD, _made(Path(directory) / "ready"), install)
         with stage.started(snapshot, _made(Path(directory) / "run")) as guest:
             guest.run("/bin/sh", "-c", WARM_UP, timeout=60)
-            command = ("/usr/bin/python3", "-I", "-X", "importtime", LAUNCHER, "reboot", "--fast", "--dry-run")
+            guest.run("systemctl", "stop", "kexecd.service")
+            command = ("/usr/bin/python3", "-I", "-X", "importtime", KEXECCTL, "reboot", "--fast", "--dry-run")
             imports = guest.run(*command, timeout=60, check=False).stderr
             guest.put("/run/driver.py", DRIVER_TEXT.encode())
+            guest.run("systemd-run", "--quiet", "--unit=profiled", "/usr/bin/python3", "-I", "/run/driver.py")
+            guest.run("/bin/sh", "-c", "until kexecctl status && [ -S /run/kexecd/request ]; do sleep 0.1; done")
             lines = _restart(guest)
     print(*_modules(imports, options.imports), sep="\n")
     print()
@@ -121,8 +137,7 @@ DRIVER_TEXT = DRIVER.replace("MARK", MARK).replace("CALLS", repr(CALLS)).replace
 
 def _restart(guest: Guest) -> Sequence[Line]:
     mark = guest.mark()
-    command = ("/usr/bin/python3", "-I", "/run/driver.py")
-    guest.spawn("/bin/sh", "-c", f"echo '{GO}' > /dev/ttyS0; exec \"$@\"", "go", *command)
+    guest.spawn("/bin/sh", "-c", f"echo '{GO}' > /dev/ttyS0; exec \"$@\"", "go", *FAST.command)
     guest.wait_for_line(JUMP, mark, 60)
     return guest.lines(mark)
 

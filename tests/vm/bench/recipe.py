@@ -82,6 +82,11 @@ class PeersRecipe(Recipe):
         return {**scripts, "customize": scripts["customize"] + UNPACK}
 
 
+NOT_OF_PEERS = (
+    "usr/lib/systemd/system/systemd-reboot.service.d/kexecd.conf", "usr/lib/systemd/system-shutdown/kexecd.shutdown",
+)
+"""What of kexecd takes part when systemd goes down by itself; --fast has no use for it."""
+
 RECIPE = PeersRecipe(
     name="bench-debian12",  # not "debian12-...": the cache tells recipes apart by what their files' names begin with
     suite=DEBIAN12_SYSTEMD.suite,
@@ -97,6 +102,9 @@ def project(checkout: Path) -> Install:
     """The project as it is in a checkout, this one or another to compare with. It is delivered, so it needs no key."""
 
     def install(rootdir: Path) -> None:
-        run_tool("make", "-C", checkout, "install", f"DESTDIR={rootdir}", "PREFIX=/usr", timeout=INSTALL_TIMEOUT)
+        words = (f"DESTDIR={rootdir}", "PREFIX=/usr", "INITS=systemd")
+        run_tool("make", "-C", checkout, "install", *words, timeout=INSTALL_TIMEOUT)
+        for path in NOT_OF_PEERS:
+            rootdir.joinpath(path).unlink(missing_ok=True)
 
     return Install("", install)
