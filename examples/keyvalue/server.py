@@ -26,8 +26,8 @@ def answer(table: Table, line: bytes) -> bytes:
                 return b"FROZEN"
             return b"OK"
         case [b"GET", key]:
-            value = table.get(key)
-            return b"NONE" if value is None else b"VALUE " + value
+            found = table.get(key)
+            return b"NONE" if found is None else b"VALUE " + found
         case [b"SUM"]:
             return f"SUM {len(table)} {table.writes} {table.checksum()}".encode()
         case _:

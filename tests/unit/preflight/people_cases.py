@@ -7,6 +7,7 @@ import pty
 import select
 import shutil
 import signal
+from pathlib import Path
 
 from kexecd.config.checks import CheckId
 from kexecd.kernel import proc
@@ -14,6 +15,7 @@ from kexecd.kernel.syscalls import CLONE_NEWNS
 from kexecd.model import Process
 from kexecd.preflight.facts import Facts
 from kexecd.preflight.finding import Severity
+from tests.namespaces.stage import eventually
 from tests.unit.preflight.cases import fires, silent
 from tests.unit.preflight.machine import Machine
 
@@ -26,6 +28,8 @@ def ended(pid: int) -> None:
 
 
 def seen(pid: int) -> Process:
+    # Its parent goes on in the midst of its execve(2), before it has a command line.
+    eventually(lambda: Path(f"/proc/{pid}/cmdline").read_bytes() != b"")
     process = proc.read(pid)
     assert process
     return process
