@@ -47,7 +47,7 @@ ASKING = 30.0
 class ServiceSteps:
     """What the init of this machine contributes; nothing where there are no services that it must be asked about.
 
-    covered: who these steps quit already.
+    covered: who these steps quit already. remark: what a person should know about how they do it, as a sentence.
     """
 
     guests: tuple[Step, ...] = ()
@@ -57,6 +57,7 @@ class ServiceSteps:
     applications: tuple[Step, ...] = ()
     basics: tuple[Step, ...] = ()
     covered: frozenset[Process] = frozenset()
+    remark: str = ""
 
 
 @dataclass(frozen=True, slots=True)

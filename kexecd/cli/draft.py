@@ -81,6 +81,7 @@ def draw_up(options: Namespace, *, root: str = "/") -> Draft:
     parts = _image_parts(options, way, act, seen, here, root)
     if way is Way.FAST and root == "/":
         parts = replace(parts, services=init.services(policy, here.processes))
+        warnings += (parts.services.remark,) if parts.services.remark else ()
     prepare, freeze = _hooks(way, act, policy, loaded, seen, root)
     parts = replace(parts, hand_over=(HandOver(init, act),), prepare=prepare, freeze=freeze)
     plan = build(way, act, policy, here, parts, going_to=going_to(act, loaded, seen))

@@ -20,6 +20,7 @@ from dataclasses import replace
 
 from kexecd.config.policy import Policy
 from kexecd.errors import NotRestarted
+from kexecd.init.by_class import by_class
 from kexecd.init.systemd_units import (
     DAEMON,
     HoldPid1,
@@ -50,11 +51,16 @@ class Systemd:
     name = "systemd"
 
     def services(self, policy: Policy, processes: tuple[Process, ...]) -> ServiceSteps:
+        try:
+            running = active_units()
+        except NotRestarted as silent:
+            remark = f"{silent.what}: {silent.why}; everybody is asked to quit directly, as without an init"
+            return replace(by_class(policy, processes), remark=remark)
         groups = groups_of(processes)
         guests = {unit_of(group) for process, group in groups.items() if is_guest(process, group)}
         needed = needed_units(processes)
         held = not freezer.why_not()
-        active = (unit for unit in active_units() if unit not in needed)
+        active = (unit for unit in running if unit not in needed)
         units = sort_out(active, guests, wishes)
         basics = StopUnits("basics", units.basics, policy.grace_services)
         direct = StopUnits("services", units.direct, policy.grace_services)

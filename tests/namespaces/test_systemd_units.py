@@ -8,13 +8,16 @@ import subprocess
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from kexecd.config.policy import Policy
+from kexecd.init import systemd_units
 from kexecd.init.systemd import Systemd
 from kexecd.init.systemd_units import StopUnits
 from kexecd.kernel import freezer, proc
 from kexecd.model import Step
 from kexecd.plan import ServiceSteps
-from kexecd.teardown.classes import unit_of
+from kexecd.teardown.classes import QuitClass, unit_of
 from kexecd.teardown.processes import QuitProcesses
 from kexecd.teardown.survey import running
 from tests.namespaces.little_systemd import beside_systemd
@@ -174,3 +177,21 @@ def test_a_unit_that_has_gone_meanwhile_is_no_complaint() -> None:
     result, events, _ = walk(StopUnits("services", ("again.service", "gone.service"), 5.0))
     assert not running() and not result.failures
     assert notes(events) == ""
+
+
+@beside_systemd({"web.service": STARTED_AGAIN})
+def test_with_a_pid_1_that_does_not_answer_everybody_is_asked_directly() -> None:
+    patch = pytest.MonkeyPatch()
+    patch.setattr(systemd_units, "ANSWERING", 0.5)
+    freezer.hold()
+    try:
+        parts = services()
+        assert "systemd does not tell its units" in parts.remark
+        assert [type(step) for step in parts.services] == [QuitClass]
+        (web,) = (process for process in running() if unit_of(proc.cgroup(process.pid)) == "web.service")
+        assert web in parts.covered
+        walk(*parts.services)
+        eventually(lambda: (proc.read(web.pid) or web).state == "Z" or proc.read(web.pid) is None)
+    finally:
+        freezer.release()
+        patch.undo()
