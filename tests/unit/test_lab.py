@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.vm.lab import cache, evidence, provision
+from tests.vm.lab import cache, evidence, provision, sysvinit
 from tests.vm.lab.accel import TCG
 from tests.vm.lab.agent import Agent
 from tests.vm.lab.channel import Channel, decode
@@ -29,7 +29,7 @@ from tests.vm.lab.machine import qemu_arguments
 from tests.vm.lab.mirrors import Mirrors, parse_sources
 from tests.vm.lab.oracle import Restart
 from tests.vm.lab.qmp import Event, Qmp
-from tests.vm.lab.recipe import DEBIAN12_SYSTEMD
+from tests.vm.lab.recipe import DEBIAN12_OPENRC, DEBIAN12_SYSTEMD, GENTOO_OPENRC_INIT, GENTOO_SYSVINIT, RECIPES
 from tests.vm.lab.tools import run_tool
 
 # Evidence ---------------------------------------------------------------------------------------
@@ -320,9 +320,50 @@ def test_a_changed_recipe_or_script_has_another_key(monkeypatch: pytest.MonkeyPa
     assert DEBIAN12_SYSTEMD.key != key
 
 
-def test_the_guest_has_two_kernels_and_no_kexec_tools() -> None:
+def test_the_guest_has_two_kernels_and_no_guest_has_kexec_tools() -> None:
     assert len(DEBIAN12_SYSTEMD.kernels) == 2
-    assert "kexec-tools" not in DEBIAN12_SYSTEMD.packages
+    assert not [recipe.name for recipe in RECIPES.values() if "kexec-tools" in recipe.packages]
+
+
+def test_the_two_gentoo_guests_are_made_from_one_base() -> None:
+    assert GENTOO_SYSVINIT.base_key == GENTOO_OPENRC_INIT.base_key
+    assert GENTOO_SYSVINIT.base_name == GENTOO_OPENRC_INIT.base_name
+    assert GENTOO_SYSVINIT.key != GENTOO_OPENRC_INIT.key
+    assert GENTOO_SYSVINIT.base_key != DEBIAN12_OPENRC.base_key
+    assert dataclasses.replace(GENTOO_SYSVINIT, suite="trixie").base_key != GENTOO_SYSVINIT.base_key
+
+
+def test_a_guest_with_a_base_of_its_own_has_one_key_for_both() -> None:
+    assert DEBIAN12_SYSTEMD.base_key == DEBIAN12_SYSTEMD.key
+    assert DEBIAN12_SYSTEMD.base_name == DEBIAN12_SYSTEMD.name
+
+
+def test_no_name_in_the_cache_begins_with_another_ones() -> None:
+    """Or one would be removed to make room for the other."""
+    names = {f"{kind}-{name}-" for recipe in RECIPES.values() for kind, name in
+             (("image", recipe.name), ("base", recipe.base_name))}  # fmt: skip
+    assert not [(one, other) for one in names for other in names if one != other and other.startswith(one)]
+
+
+def test_programs_take_the_place_of_links_to_others(tmp_path: Path) -> None:
+    """sysvinit's reboot is a link to halt, which must not be what changes."""
+    (tmp_path / "sbin").mkdir()
+    (tmp_path / "sbin" / "halt").write_text("sysvinit's")
+    (tmp_path / "sbin" / "reboot").symlink_to("halt")
+    script = tmp_path / "script"
+    script.write_text(sysvinit.put_script((("/sbin/reboot", "ours\n"),)))
+    run_tool("sh", script, tmp_path, timeout=10)
+    assert (tmp_path / "sbin" / "reboot").read_text() == "ours\n"
+    assert os.access(tmp_path / "sbin" / "reboot", os.X_OK)
+    assert (tmp_path / "sbin" / "halt").read_text() == "sysvinit's"
+
+
+def test_each_service_of_the_gentoo_guests_is_enabled_somewhere_and_there() -> None:
+    written = {script.name for script in (sysvinit.HERE / "init.d").iterdir()}
+    enabled = " ".join(sysvinit.RUNLEVELS.values()).split()
+    assert len(enabled) == len(set(enabled))
+    assert set(enabled) - written == {"cgroups", "savecache"}, "the package's own"
+    assert written <= set(enabled)
 
 
 def test_the_projects_key_follows_content_name_and_mode(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The VM lab: builds a Debian guest, boots it under QEMU, drives it, and judges how it restarted.
+"""The VM lab: builds a guest, boots it under QEMU, drives it, and judges how it restarted.
 
     python3 -m tests.vm.lab build      build and cache everything (about a minute the first time)
     python3 -m tests.vm.lab boot       boot from power-on, with times
@@ -16,13 +16,15 @@ A test reads like this:
 
 What is here, in the order in which it is used:
 
-    recipe      what a guest is made of, and the key that names it; provision: the scripts that make it so
+    recipe      what a guest is made of, and the key that names it; provision: the scripts that make it so; sysvinit:
+                those for guests without systemd, gentoo/ the services of those that are like Gentoo
     loaders     GRUB, systemd-boot or none: what installs it, and its firmware
     storage     what the root and further disks are made of, and the script that lays them out
     mirrors     the host's Debian mirror
     tools       bounded runs of the host's tools; progress: signs of life on stderr
     cache       .cache/vm: one builder at a time, atomic, pruned, sparing what is in use
-    image       base tar -> project installed on top -> disks (bootdisk), kernel, initrd
+    image       base tar -> project installed on top -> disks (bootdisk), kernel, initrd; packaged: installed and
+                enabled as by the guest's administrator
     accel       KVM if a guest really boots under it, else TCG
     hardware    the virtual machine as data
     machine     one QEMU process and its sockets: console, qmp and agent, the last two over channel

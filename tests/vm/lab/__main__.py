@@ -13,8 +13,9 @@ from tests.vm.lab.booted import booted
 from tests.vm.lab.errors import LabError
 from tests.vm.lab.guest import Guest
 from tests.vm.lab.image import BARE, GuestImage, build, project
+from tests.vm.lab.packaged import administered
 from tests.vm.lab.progress import say, step
-from tests.vm.lab.recipe import DEBIAN12_SYSTEMD, RECIPES
+from tests.vm.lab.recipe import DEBIAN12_SYSTEMD, RECIPES, Init
 
 
 def main() -> int:
@@ -29,7 +30,10 @@ def main() -> int:
     commands.add_parser("shell", help="run commands in a booted guest, one a line")
     options = parser.parse_args()
     try:
-        image = build(RECIPES[options.recipe], BARE if options.bare else project())
+        recipe = RECIPES[options.recipe]
+        # Without systemd kexecd takes part only if its scripts are enabled.
+        install = project() if recipe.init is Init.SYSTEMD else administered(recipe.init)
+        image = build(recipe, BARE if options.bare else install)
         with tempfile.TemporaryDirectory(prefix="lab-") as workdir:
             if options.command == "build":
                 booted(image)

@@ -78,6 +78,10 @@ class Console:
                     raise LabTimeout(f"no console line showed {what} within {timeout} s")
                 self._changed.wait(left)
 
+    def type(self, text: str) -> None:
+        """What somebody at the serial terminal would type."""
+        self._sock.sendall(text.encode())
+
     def wait(self, seconds: float) -> None:
         """Return when a line arrives or the console closes, after `seconds` at the latest."""
         with self._changed:

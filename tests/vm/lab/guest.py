@@ -127,8 +127,17 @@ class Guest:
     def power_off(self, timeout: float = 60) -> None:
         """Have the guest power itself off, and wait until QEMU has ended."""
         self.spawn("poweroff")
+        self.wait_end(timeout)
+
+    def wait_end(self, timeout: float = 60) -> None:
+        """Wait until QEMU has ended, because the guest powers itself off."""
         with self._telling():
             self._machine.wait_end(timeout)
+
+    def unplug(self) -> None:
+        """Switch a machine off that has halted; its disks are as it left them, complete."""
+        with self._telling():
+            self._machine.quit()
 
     def snapshot(self, name: str) -> Snapshot:
         """Save the guest's memory and disks, and stop it: from now on its workdir belongs to the snapshot."""
@@ -200,6 +209,16 @@ class Guest:
                     return
                 time.sleep(READY_PAUSE)
             raise LabTimeout(f"the guest was not up within {timeout} s; the last word was: {last}")
+
+    def press(self, *keys: str) -> None:
+        """Press these keys of the machine's keyboard together, by QEMU's names (QKeyCode)."""
+        with self._telling():
+            chord = [{"type": "qcode", "data": key} for key in keys]
+            self._machine.qmp.execute("send-key", {"keys": chord})
+
+    def type(self, text: str) -> None:
+        """Type at the serial console."""
+        self._machine.console.type(text)
 
     # Watching the guest ----------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.vm.lab import cache, provision
+from tests.vm.lab import cache, provision, sysvinit
 from tests.vm.lab.bootdisk import DISK_TIMEOUT, make_blank, make_boot_disk, make_ext4, make_root_disk
 from tests.vm.lab.cache import REPO
 from tests.vm.lab.errors import BuildError
@@ -25,8 +25,10 @@ from tests.vm.lab.progress import step
 from tests.vm.lab.recipe import Recipe
 from tests.vm.lab.tools import run_tool
 
-PROJECT_PATHS = ("kexecd", "units", "openrc", "config", "Makefile", "pyproject.toml")
-"""What `make install` installs, or reads: a change in any of it makes a new image."""
+PROJECT_PATHS = (
+    "kexecd", "units", "openrc", "config", "packaging", "docs", "README.md", ".ci", "Makefile", "pyproject.toml",
+)  # fmt: skip
+"""What `make install` and the package install, or are made with: a change in any of it makes a new image."""
 
 BASE_TIMEOUT = 900.0
 INSTALL_TIMEOUT = 180.0
@@ -124,21 +126,22 @@ def build(recipe: Recipe, install: Install | None = None) -> GuestImage:
     except FileNotFoundError:
         with cache.build_lock():
             if not image.directory.is_dir():
-                base = _base(recipe)
+                tar = base(recipe)
                 with step(f"image {image.key}"), cache.new_directory(image.directory) as scratch:
-                    _fill(GuestImage(recipe, key, scratch), base, install)
+                    _fill(GuestImage(recipe, key, scratch), tar, install)
             cache.use(image.directory)
             cache.prune(f"image-{recipe.name}-", KEPT_IMAGES)
     return image
 
 
-def _base(recipe: Recipe) -> Path:
-    target = cache.cache_dir() / f"base-{recipe.name}-{recipe.key}.tar"
+def base(recipe: Recipe) -> Path:
+    """The tar of a recipe's packages, from the cache or newly made."""
+    target = cache.cache_dir() / f"base-{recipe.base_name}-{recipe.base_key}.tar"
     if not target.exists():
         with step(f"base system {target.stem} (mmdebstrap)"):
             cache.new_file(target, lambda tar: _mmdebstrap(recipe, tar))
     os.utime(target)
-    cache.prune(f"base-{recipe.name}-", KEPT_BASES)
+    cache.prune(f"base-{recipe.base_name}-", KEPT_BASES)
     return target
 
 
@@ -179,10 +182,11 @@ def _fill(image: GuestImage, base: Path, install: Install) -> None:
             base,
             timeout=DISK_TIMEOUT,
         )
+        _run_script(sysvinit.put_script(image.recipe.programs or ()), root)
         install.run(root)
         _settle(image, root)
-        shutil.copyfile(_kernel_file(root, "vmlinuz", image.recipe), image.kernel)
-        shutil.copyfile(_kernel_file(root, "initrd.img", image.recipe), image.initrd)
+        shutil.copyfile(_kernel_file(root, image.recipe, "vmlinuz"), image.kernel)
+        shutil.copyfile(_kernel_file(root, image.recipe, "initrd.img", "initramfs"), image.initrd)
         _make_disks(image, root)
         make_ext4(image.data, image.recipe.data_mib, "data")
     finally:
@@ -208,15 +212,19 @@ def _make_disks(image: GuestImage, root: Path) -> None:
 
 def _settle(image: GuestImage, root: Path) -> None:
     machine_id = hashlib.sha256(image.key.encode()).hexdigest()[:32]
-    with tempfile.NamedTemporaryFile("w", prefix="lab-settle-") as script:
-        script.write(provision.settle_script(machine_id, image.recipe.enabled_units))
+    _run_script(provision.settle_script(machine_id, image.recipe.enabled_units), root)
+
+
+def _run_script(text: str, root: Path) -> None:
+    with tempfile.NamedTemporaryFile("w", prefix="lab-script-") as script:
+        script.write(text)
         script.flush()
         run_tool("sh", script.name, root, timeout=INSTALL_TIMEOUT)
 
 
-def _kernel_file(root: Path, kind: str, recipe: Recipe) -> Path:
-    found = sorted((root / "boot").glob(f"{kind}-{recipe.firmware_kernel}*"))
+def _kernel_file(root: Path, recipe: Recipe, *kinds: str) -> Path:
+    found = sorted(path for kind in kinds for path in (root / "boot").glob(f"{kind}-{recipe.firmware_kernel}*"))
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "nothing"
-        raise BuildError(f"{recipe.name}: expected one /boot/{kind}-{recipe.firmware_kernel}*, found {names}")
+        raise BuildError(f"{recipe.name}: expected one /boot/{kinds[0]}-{recipe.firmware_kernel}*, found {names}")
     return found[0]

@@ -63,8 +63,22 @@ Conflicts=shutdown.target
 """
 
 
-def _write(path: str, text: str) -> str:
-    return f'mkdir -p "$1"{quote(path.rpartition("/")[0])}\nprintf %s {quote(text)} > "$1"{quote(path)}\n'
+def write(path: str, text: str, mode: int | None = None) -> str:
+    """The lines that make a file; its mode is what umask gives unless it is named."""
+    lines = f'mkdir -p "$1"{quote(path.rpartition("/")[0])}\nprintf %s {quote(text)} > "$1"{quote(path)}\n'
+    return lines if mode is None else f'{lines}chmod {mode:o} "$1"{quote(path)}\n'
+
+
+def guest_lines(*directories: str) -> tuple[str, ...]:
+    """What every guest has, whoever its init is: a name, places for its data, a user, a root without a password."""
+    places = " ".join(f'"$1"{quote(path)}' for path in ("/data", *directories))
+    return (
+        write("/etc/hostname", "guest\n"),
+        write("/etc/hosts", "127.0.0.1 localhost guest\n"),
+        f"mkdir -p {places}\n",
+        'chroot "$1" useradd --create-home --uid 1000 --shell /bin/bash guest\n',
+        'chroot "$1" passwd --delete root\n',
+    )
 
 
 def essential_script(root_device: str, settings: Mapping[str, str]) -> str:
@@ -78,19 +92,15 @@ def essential_script(root_device: str, settings: Mapping[str, str]) -> str:
         "/usr/share/initramfs-tools/modules.d/lab": INITRAMFS_MODULES,
         **settings,
     }
-    return "set -eu\n" + "".join(_write(path, text) for path, text in files.items())
+    return "set -eu\n" + "".join(write(path, text) for path, text in files.items())
 
 
 def customize_script(masked_units: Iterable[str], later: Iterable[str]) -> str:
     """What is set up when all packages are installed: a user, the agent, fewer units, packages for later."""
     lines = [
         "set -eu\n",
-        _write("/etc/systemd/system/qemu-guest-agent.service.d/early.conf", AGENT_DROPIN),
-        _write("/etc/hostname", "guest\n"),
-        _write("/etc/hosts", "127.0.0.1 localhost guest\n"),
-        'mkdir -p "$1"/data "$1"/etc/systemd/system\n',
-        'chroot "$1" useradd --create-home --uid 1000 --shell /bin/bash guest\n',
-        'chroot "$1" passwd --delete root\n',
+        write("/etc/systemd/system/qemu-guest-agent.service.d/early.conf", AGENT_DROPIN),
+        *guest_lines("/etc/systemd/system"),
     ]
     lines += [f'ln -sf /dev/null "$1"/etc/systemd/system/{quote(unit)}\n' for unit in masked_units]
     if names := " ".join(quote(name) for name in later):
@@ -108,7 +118,7 @@ def settle_script(machine_id: str, enabled_units: Iterable[str]) -> str:
     newer than /etc/.updated it rebuilds its databases. Both are seconds in each boot, and neither is what a
     running machine does.
     """
-    lines = ["set -eu\n", _write("/etc/machine-id", machine_id + "\n")]
+    lines = ["set -eu\n", write("/etc/machine-id", machine_id + "\n")]
     lines += [
         f'if chroot "$1" test -e /usr/lib/systemd/system/{quote(unit)}; then\n'
         f'    chroot "$1" systemctl enable {quote(unit)}\nfi\n'

@@ -14,9 +14,9 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from tests.vm.lab import provision
+from tests.vm.lab import provision, sysvinit
 from tests.vm.lab.loaders import Loader
-from tests.vm.lab.storage import LAYERED, Storage
+from tests.vm.lab.storage import BLACKLIST, LAYERED, Storage
 
 # Raise it when something outside the recipe and its scripts changes what a base image holds (mke2fs options,
 # for one).
@@ -24,25 +24,43 @@ RECIPE_VERSION = 1
 
 
 class Init(enum.StrEnum):
-    """Who is PID 1 in the guest."""
+    """Who is PID 1 in the guest, and who runs its runlevels."""
 
     SYSTEMD = "systemd"
-    OPENRC = "openrc"
-    SYSVINIT = "sysvinit"
+    SYSV_RC = "sysv-rc"  # sysvinit, Debian's scripts by their numbers
+    DEBIAN_OPENRC = "debian-openrc"  # sysvinit, OpenRC in runlevels of Debian's own
+    OPENRC_INIT = "openrc-init"  # upstream's runlevels, as on Gentoo, and its own PID 1
+    OPENRC_SYSVINIT = "openrc-sysvinit"  # the same runlevels, started by Gentoo's inittab
+
+    @property
+    def is_upstream_openrc(self) -> bool:
+        return self in (Init.OPENRC_INIT, Init.OPENRC_SYSVINIT)
+
+    @property
+    def has_openrc(self) -> bool:
+        return self.is_upstream_openrc or self is Init.DEBIAN_OPENRC
 
     @property
     def ready_probe(self) -> tuple[str, ...]:
         """The command whose output says that the boot is over."""
-        if self is Init.SYSTEMD:
-            return ("systemctl", "is-system-running")
-        return ("/bin/sh", "-c", "rc-status --runlevel 2>/dev/null || runlevel | cut -d' ' -f2")
+        match self:
+            case Init.SYSTEMD:
+                return ("systemctl", "is-system-running")
+            case Init.SYSV_RC:
+                return ("/bin/sh", "-c", "pgrep -x 'rc|startpar' || runlevel | cut -d' ' -f2")
+            case _:
+                return ("/bin/sh", "-c", "pgrep -x 'rc|openrc' || rc-status --runlevel")
 
     @property
     def ready_answers(self) -> frozenset[str]:
         """Which of ready_probe's answers mean "up"; a degraded systemd is up, it only lost a unit."""
-        if self is Init.SYSTEMD:
-            return frozenset({"running", "degraded"})
-        return frozenset({"default", "2", "3", "4", "5"})
+        match self:
+            case Init.SYSTEMD:
+                return frozenset({"running", "degraded"})
+            case Init.SYSV_RC:
+                return frozenset({"2"})
+            case _:
+                return frozenset({"default"})
 
 
 @dataclass(frozen=True)
@@ -67,11 +85,20 @@ class Recipe:
     """What the root and the other disks are made of; None: the root and /data are a disk each."""
     root_mib: int = 2048
     data_mib: int = 1024
+    settings: tuple[tuple[str, str], ...] | None = None
+    """Files that lie in the root before the packages are configured: (path, content)."""
+    base: str | None = None
+    """The name of the base image, where another recipe has the same; None: the recipe's own."""
+    words: str | None = None
+    """More for the kernel's command line."""
+    programs: tuple[tuple[str, str], ...] | None = None
+    """What lies over the base: (path, content)."""
 
     @property
     def cmdline(self) -> str:
         """What QEMU gives to a kernel that it puts into memory itself."""
-        return f"root={self.root_device} ro console=ttyS0,115200"
+        words = ("root=" + self.root_device, "ro", "console=ttyS0,115200", self.words or "")
+        return " ".join(words).strip()
 
     @property
     def root_device(self) -> str:
@@ -80,17 +107,31 @@ class Recipe:
 
     def base_scripts(self) -> dict[str, str]:
         """The scripts that run in the new root while its packages are installed, by hook name."""
+        if self.init is not Init.SYSTEMD:
+            customize = sysvinit.gentoo_script() if self.init.is_upstream_openrc else sysvinit.debian_script()
+            return {"essential": sysvinit.essential_script(self.root_device), "customize": customize}
+        settings = (*(self.settings or ()), *(self.storage.settings if self.storage else ()))
         return {
-            "essential": provision.essential_script(
-                self.root_device, {**self.loader.settings, **dict(self.storage.settings if self.storage else ())}
-            ),
+            "essential": provision.essential_script(self.root_device, {**self.loader.settings, **dict(settings)}),
             "customize": provision.customize_script(self.masked_units, self.later_kernels)
             + (self.storage.customize if self.storage else ""),
         }
 
     @property
-    def key(self) -> str:
+    def base_key(self) -> str:
         """Twelve hex digits that change whenever the base image would."""
+        # Two that share a base differ in who is PID 1 there: that is up to the command line.
+        init = Init.OPENRC_SYSVINIT if self.init.is_upstream_openrc else self.init
+        base = dataclasses.replace(self, name=self.base_name, init=init, base=None, words=None, programs=None)
+        return base.key
+
+    @property
+    def base_name(self) -> str:
+        return self.base or self.name
+
+    @property
+    def key(self) -> str:
+        """Twelve hex digits that change whenever anything in the image would, but for what is installed on top."""
         # Without what a recipe has not: a new kind of guest does not make the others anew.
         fields = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
         contents = {
@@ -104,6 +145,13 @@ class Recipe:
         return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()[:12]
 
 
+_DEBIAN = (
+    "systemd-sysv", "libpam-systemd", "udev", "dbus", "cron", "passwd",
+    "initramfs-tools", "zstd", "kmod", "e2fsprogs", "util-linux", "procps", "iproute2",
+    "qemu-guest-agent",
+    "python3", "python3-yaml", "python3-psutil",
+)  # fmt: skip
+
 # A true Debian machine with everything that takes part in a shutdown (logind, journald, udevd, D-Bus, an
 # ordinary daemon), and deliberately without kexec-tools: kexecd has to work where nobody installed them. Two
 # kernels, so that "boot the newest" and "boot the one that the firmware boots" differ.
@@ -111,12 +159,7 @@ DEBIAN12_SYSTEMD = Recipe(
     name="debian12-systemd",
     suite="bookworm",
     init=Init.SYSTEMD,
-    packages=(
-        "systemd-sysv", "libpam-systemd", "udev", "dbus", "cron", "passwd",
-        "initramfs-tools", "zstd", "kmod", "e2fsprogs", "util-linux", "procps", "iproute2",
-        "qemu-guest-agent",
-        "python3", "python3-yaml", "python3-psutil",
-    ),
+    packages=(*_DEBIAN, "python3-jeepney"),
     kernels=("linux-image-cloud-amd64", "linux-image-6.12-cloud-amd64"),
     firmware_kernel="6.1.",
     # Each of these costs emulated seconds at boot or runs at a random moment; none takes part in what is
@@ -127,22 +170,24 @@ DEBIAN12_SYSTEMD = Recipe(
         "getty@tty1.service", "serial-getty@ttyS0.service",
     ),
     enabled_units=("kexecd.service",),
-)  # fmt: skip
+    settings=(("/etc/modprobe.d/lab.conf", BLACKLIST),),
+)
 
 # The same machine, but what boots is up to a boot loader on its disk. The newer kernel is installed later, in the
 # guest, so that the distribution's own hooks tell the boot loader about it.
 DEBIAN12_GRUB = dataclasses.replace(
     DEBIAN12_SYSTEMD,
     name="debian12-grub",
-    packages=(*DEBIAN12_SYSTEMD.packages, "grub-pc"),
+    packages=(*_DEBIAN, "grub-pc"),
     kernels=("linux-image-cloud-amd64",),
     later_kernels=("linux-image-6.12-cloud-amd64",),
     loader=Loader.GRUB,
+    settings=None,
 )
 DEBIAN12_SYSTEMD_BOOT = dataclasses.replace(
     DEBIAN12_GRUB,
     name="debian12-sdboot",  # not "-systemd-boot": the cache tells recipes apart by what their files' names begin with
-    packages=(*DEBIAN12_SYSTEMD.packages, "systemd-boot", "dosfstools"),
+    packages=(*_DEBIAN, "systemd-boot", "dosfstools"),
     loader=Loader.SYSTEMD_BOOT,
 )
 
@@ -152,7 +197,7 @@ DEBIAN12_STORAGE = dataclasses.replace(
     DEBIAN12_SYSTEMD,
     name="debian12-storage",
     packages=(
-        *DEBIAN12_SYSTEMD.packages,
+        *_DEBIAN,
         "cryptsetup", "cryptsetup-initramfs", "lvm2", "mdadm", "xfsprogs", "btrfs-progs", "nfs-kernel-server",
     ),
     masked_units=(
@@ -170,9 +215,57 @@ DEBIAN12_STORAGE = dataclasses.replace(
         "auth-rpcgss-module.service", "proc-fs-nfsd.mount", "run-rpc_pipefs.mount", "nfs-client.target",
     ),
     storage=LAYERED,
+    settings=None,
     root_mib=1600,
 )  # fmt: skip
 
+# The next systemd, whose reboot looks for a loaded image by itself. One kernel: which one is taken is not asked here.
+DEBIAN13_SYSTEMD = dataclasses.replace(
+    DEBIAN12_SYSTEMD,
+    name="debian13-systemd",
+    suite="trixie",
+    kernels=("linux-image-cloud-amd64",),
+    firmware_kernel="6.12.",
+)
+
+# No systemd, no udev and no D-Bus: what a small server has that is kept so.
+_SMALL = (
+    "sysvinit-core", "initscripts", "cron", "passwd",
+    "tiny-initramfs", "kmod", "e2fsprogs", "util-linux", "procps", "iproute2",
+    "qemu-guest-agent",
+    "python3", "python3-yaml", "python3-psutil",
+)  # fmt: skip
+
+DEBIAN12_SYSVINIT = Recipe(
+    name="debian12-sysvinit",
+    suite="bookworm",
+    init=Init.SYSV_RC,
+    packages=(*_SMALL, "sysv-rc"),
+    kernels=("linux-image-cloud-amd64",),
+    firmware_kernel="6.1.",
+    root_mib=1024,
+    data_mib=256,
+)
+DEBIAN12_OPENRC = dataclasses.replace(
+    DEBIAN12_SYSVINIT, name="debian12-openrc", init=Init.DEBIAN_OPENRC, packages=(*_SMALL, "openrc")
+)
+
+# Gentoo's OpenRC, with either of its PID 1s, out of one base.
+GENTOO_SYSVINIT = dataclasses.replace(
+    DEBIAN12_OPENRC, name="gentoo-sysvinit", init=Init.OPENRC_SYSVINIT, base="gentoo"
+)
+GENTOO_OPENRC_INIT = dataclasses.replace(
+    GENTOO_SYSVINIT,
+    name="gentoo-openrc-init",
+    init=Init.OPENRC_INIT,
+    words="init=/sbin/openrc-init",
+    programs=sysvinit.WRAPPERS,
+)
+
 RECIPES = {
-    recipe.name: recipe for recipe in (DEBIAN12_SYSTEMD, DEBIAN12_GRUB, DEBIAN12_SYSTEMD_BOOT, DEBIAN12_STORAGE)
-}
+    recipe.name: recipe
+    for recipe in (
+        DEBIAN12_SYSTEMD, DEBIAN13_SYSTEMD, DEBIAN12_SYSVINIT, DEBIAN12_OPENRC, GENTOO_SYSVINIT, GENTOO_OPENRC_INIT,
+        DEBIAN12_GRUB, DEBIAN12_SYSTEMD_BOOT, DEBIAN12_STORAGE,
+    )
+}  # fmt: skip

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: MIT
+"""`make matrix`: every door on every guest, a line each; the table goes into docs/doors.md when all of it is good.
+
+.cache/matrix.json holds what was seen, and .cache/matrix/ the console of each cell that is not. Then it exits with 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from tests.vm.doors import report
+from tests.vm.doors.cell import Cell, run
+from tests.vm.doors.guests import GUESTS
+from tests.vm.doors.subset import Pair, all_cells, subset
+from tests.vm.lab.cache import REPO
+
+CONSOLES = REPO / ".cache" / "matrix"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python3 -m tests.vm.doors", description=__doc__)
+    parser.add_argument("--guest", action="append", choices=[guest.name for guest in GUESTS], help="only this one")
+    parser.add_argument("--door", action="append", metavar="TEXT", help="only doors with it in their name")
+    parser.add_argument("--subset", action="store_true", help="only what `make test` runs")
+    parser.add_argument("-v", "--verbose", action="store_true", help="with what kexecd said, and when")
+    parser.add_argument("--list", action="store_true", help="only say what would be run")
+    options = parser.parse_args()
+    wanted = tuple(
+        (door, guest)
+        for door, guest in (subset() if options.subset else all_cells())
+        if guest.name in (options.guest or [guest.name])
+        and any(text in door.name for text in options.door or [""])
+    )
+    if options.list:
+        print("\n".join(f"{guest.name:<20} {door.name}" for door, guest in wanted))
+        return 0
+    begin = time.monotonic()
+    cells = [_shown(pair, verbose=options.verbose) for pair in wanted]
+    good = sum(cell.good for cell in cells)
+    print(f"\n{good} of {len(cells)} cells are as they should be, in {(time.monotonic() - begin) / 60:.0f} minutes")
+    if wanted == all_cells():
+        report.keep(cells, time.monotonic() - begin)
+        if good == len(cells):
+            report.write(cells)
+            print(f"the table is in {report.PAGE.relative_to(REPO)}")
+    return 0 if good == len(cells) else 1
+
+
+def _shown(pair: Pair, *, verbose: bool) -> Cell:
+    cell = run(*pair)
+    print("\n    ".join((cell.line(), *(cell.said if verbose else ()))), flush=True)
+    if not cell.good:
+        CONSOLES.mkdir(exist_ok=True)
+        name = f"{cell.guest}-{'-'.join(cell.door.name.replace(',', '').split())}.log"
+        (CONSOLES / name).write_text("\n".join((*cell.problems, cell.told)) + "\n", encoding="utf-8")
+    return cell
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT
+"""What `make matrix` leaves: the table of docs/doors.md, between two lines of its own, and .cache/matrix.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.vm.doors.cell import Cell
+from tests.vm.doors.guests import GUESTS
+from tests.vm.doors.subset import all_cells
+from tests.vm.doors.table import DOORS, TABLE, Door, End
+from tests.vm.lab.cache import REPO
+from tests.vm.lab.loaders import Firmware
+
+RESULT = REPO / ".cache" / "matrix.json"
+PAGE = REPO / "docs" / "doors.md"
+BEGIN, END = "<!-- make matrix: begin -->", "<!-- make matrix: end -->"
+
+COLUMNS = tuple(guest for guest in GUESTS if guest.loader.firmware is Firmware.BIOS)
+"""The one with a UEFI firmware is there for a single door, which gets a line of its own."""
+
+WORDS = {
+    End.KEXEC: "kexec",
+    End.FIRMWARE: "firmware",
+    End.SETUP: "firmware setup",
+    End.OFF: "off",
+    End.RESCUE: "single user",
+}
+
+
+def keep(cells: Sequence[Cell], seconds: float) -> None:
+    """Write the JSON."""
+    result = {
+        "good": sum(cell.good for cell in cells),
+        "cells": [cell.as_json() for cell in cells],
+        "minutes": round(seconds / 60, 1),
+    }
+    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def table(cells: Sequence[Cell]) -> str:
+    """As Markdown: what happened, and after how many seconds."""
+    by = {(cell.door.name, cell.guest): cell for cell in cells}
+    head = ["", *(guest.name for guest in COLUMNS)]
+    lines = [_row(head), _row(["---"] * len(head))]
+    for door in TABLE:
+        if door.firmware is Firmware.BIOS:
+            lines.append(_row([_name(door), *(_entry(by.get((door.name, guest.name))) for guest in COLUMNS)]))
+    for door, guest in all_cells():
+        if door.firmware is Firmware.UEFI:
+            lines += ["", f"{_name(door)} on {guest.name}: {_entry(by.get((door.name, guest.name)))}"]
+    return "\n".join(lines)
+
+
+def write(cells: Sequence[Cell], page: Path = PAGE) -> None:
+    """Put the table into the page, in the place of the last one."""
+    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    assert begin and end, f"{page} has no place for the table"
+    page.write_text(f"{before}{BEGIN}\n{table(cells)}\n{END}{after}", encoding="utf-8")
+
+
+def _name(door: Door) -> str:
+    return f"`{door.name}`" if door in DOORS and door.name[0].islower() else door.name
+
+
+def _entry(cell: Cell | None) -> str:
+    if cell is None:
+        return "-"
+    if not cell.good:
+        return f"**not {WORDS[cell.door.end]}**"
+    return f"{WORDS[cell.door.end]} {cell.seconds:.1f}"
+
+
+def _row(entries: Sequence[str]) -> str:
+    return f"| {' | '.join(entries)} |"
