@@ -114,15 +114,16 @@ def firmware_wish(settings: Settings, restart: Restart | None, root: str = "/") 
     return FirmwareWish(why) if why else None
 
 
-def _by_jobs(ask: Callable[[], str] | None = None) -> Heading:
+def _by_jobs(ask: Callable[[], str] | None = None, single: Callable[[], str] | None = None) -> Heading:
     try:
-        listing = (ask or _list_jobs)()
+        for line in (ask or _list_jobs)().splitlines():
+            words = line.split()
+            if len(words) >= 3 and words[2] == "start" and words[1] in TARGETS:
+                return Heading(TARGETS[words[1]], f"systemd has {words[1]} among its jobs")
+        if alone := (single or _single_user)():
+            return Heading(Going.DOWN, f"systemd has reached {alone}")
     except (OSError, Refusal) as error:
         return Heading(Going.STAY, f"systemd does not tell what it is about to do: {error}")
-    for line in listing.splitlines():
-        words = line.split()
-        if len(words) >= 3 and words[2] == "start" and words[1] in TARGETS:
-            return Heading(TARGETS[words[1]], f"systemd has {words[1]} among its jobs")
     return Heading(Going.STAY, "systemd has no restart among its jobs")
 
 
@@ -131,6 +132,13 @@ def _list_jobs() -> str:
     if finished.exit_code:
         raise OSError(finished.last_line or f"exit status {finished.exit_code}")
     return finished.output
+
+
+def _single_user() -> str:
+    """The target of one user, if it is reached: it waits for nobody, and its job may be over before we look."""
+    names = [target for target in TARGETS if target.startswith(("rescue", "emergency"))]
+    answers = run([*systemctl(), "is-active", *names], seconds=LISTING).output.split()
+    return next((name for name, answer in zip(names, answers, strict=False) if answer.startswith("activ")), "")
 
 
 def _by_openrc(environment: Mapping[str, str], restart: Restart | None, root: str) -> Heading | None:

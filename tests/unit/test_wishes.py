@@ -64,7 +64,13 @@ def pid1(tree: BootTree, program: str, title: str = "") -> None:
     ],
 )
 def test_systemd_tells_by_its_jobs(jobs: str, going: Going) -> None:
-    assert wishes._by_jobs(lambda: jobs).going is going
+    assert wishes._by_jobs(lambda: jobs, lambda: "").going is going
+
+
+def test_a_target_of_one_user_that_is_reached_already_has_no_job_any_more() -> None:
+    assert wishes._by_jobs(lambda: "", lambda: "rescue.target").going is Going.DOWN
+    restart = "12 reboot.target start waiting"
+    assert wishes._by_jobs(lambda: restart, lambda: "rescue.target").going is Going.REBOOT, "from single user"
 
 
 def test_a_systemd_that_does_not_answer_is_not_taken_for_one_that_restarts() -> None:
