@@ -27,6 +27,8 @@ from kexecd.record import RUN_DIR, loaded_record
 IDLE = 60.0
 """Seconds without a request after which it ends, unless an image of ours is in memory or the machine is armed."""
 
+LAST = 19  # the lowest priority; setpriority(2)
+
 APART = ("kexecd.bus", "kexecd.daemon", "kexecd.jump", "kexecd.liveupdate")
 """What no copy has a use for, and what only few have that takes 4 MiB with it."""
 
@@ -63,7 +65,10 @@ def serve(run_dir: str, *, idle: float = IDLE, bus: str | None = "") -> int:
 class _Daemon:
     def __init__(self, run_dir: str, idle: float, bus: str | None) -> None:
         installed = _stamp()
+        # Whoever asks for a restart meanwhile does it alone, and is not to wait for what was to make it faster.
+        os.setpriority(os.PRIO_PROCESS, 0, LAST)
         warm_up()
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
         os.chdir("/")
         os.makedirs(run_dir, mode=0o755, exist_ok=True)
         self._run_dir, self._idle = run_dir, idle
