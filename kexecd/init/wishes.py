@@ -137,7 +137,8 @@ def _list_jobs() -> str:
 def _single_user() -> str:
     """The target of one user, if it is reached: it waits for nobody, and its job may be over before we look."""
     names = [target for target in TARGETS if target.startswith(("rescue", "emergency"))]
-    answers = run([*systemctl(), "is-active", *names], seconds=LISTING).output.split()
+    # Without --quiet, with which it tells nothing but an exit status.
+    answers = run([systemctl()[0], "is-active", *names], seconds=LISTING).output.split()
     return next((name for name, answer in zip(names, answers, strict=False) if answer.startswith("activ")), "")
 
 

@@ -31,9 +31,15 @@ PATIENCE = 180.0
 TYPING = 1.0
 """Seconds between two attempts to find a shell at the console: its prompt ends no line, so nobody sees it come."""
 
+SETUP = re.compile(r'BdsDxe: starting Boot\S+ "UiApp"')
+"""OVMF shows its own screen: edk2, MdeModulePkg/Application/UiApp."""
+
 HALTED = re.compile(r"reboot: System halted")
 ANSWER = re.compile(r"^loaded=([01])$")
 QUESTION = "\necho loaded=$(cat /sys/kernel/kexec_loaded)\n"
+
+SPOKEN = "/run/door"
+"""What the door's own command says, for when nothing comes of it."""
 
 # Where the reason is found on each init: the kernel's log has what kexecd's scripts say, the journal has all of it.
 LOG = "dmesg; journalctl --boot --no-pager --output=cat 2>/dev/null; true"
@@ -102,7 +108,7 @@ def _take(door: Door, guest: Guest, begin: float) -> Cell:
     if command == KEYS:
         guest.press("ctrl", "alt", "delete")
     else:
-        guest.spawn("/bin/sh", "-c", command)
+        guest.spawn("/bin/sh", "-c", f"{{ {command}; }} > {SPOKEN} 2>&1")
     match door.end:
         case End.KEXEC:
             ending = _kexec(guest, mark, old)
@@ -116,8 +122,16 @@ def _take(door: Door, guest: Guest, begin: float) -> Cell:
             ending = _rescue(guest, mark)
     lines = guest.lines(mark)
     said = tuple(f"{line.at - mark.at:.2f} {line.text}" for line in lines if "kexecd" in line.text)
-    told = "\n".join(f"{line.at - mark.at:7.2f} {line.text}" for line in lines) if ending.problems else ""
+    told = _told(guest, mark) if ending.problems else ""
     return Cell(door, recipe.name, ending.problems, ending.seconds, time.monotonic() - begin, said, told)
+
+
+def _told(guest: Guest, mark: Mark) -> str:
+    """The console, and what the command said if this is still its boot."""
+    told = [f"{line.at - mark.at:7.2f} {line.text}" for line in guest.lines(mark)]
+    if guest.running and guest.answers():
+        told.append(guest.run("cat", SPOKEN, check=False).stdout)
+    return "\n".join(told)
 
 
 def _kexec(guest: Guest, mark: Mark, old: str) -> _Ending:
@@ -148,6 +162,8 @@ def _firmware(guest: Guest, mark: Mark, old: str, reason: str) -> _Ending:
 def _setup(guest: Guest, mark: Mark) -> _Ending:
     reset = _awaited(guest, lambda: evidence.event_time(guest.events(mark), "RESET"))
     problems = [] if reset else ["the machine was not reset"]
+    if reset and _awaited(guest, lambda: _first(guest, mark, SETUP)) is None:
+        problems.append("the firmware did not come to its own screen")
     return _gone(guest, mark, problems, reset)
 
 
@@ -196,8 +212,11 @@ def _awaited(guest: Guest, seen: Callable[[], float | None]) -> float | None:
 
 
 def _off_since(guest: Guest, mark: Mark) -> float | None:
-    halted = next((line.at for line in guest.lines(mark) if HALTED.search(line.text)), None)
-    return halted or evidence.event_time(guest.events(mark), "SHUTDOWN")
+    return _first(guest, mark, HALTED) or evidence.event_time(guest.events(mark), "SHUTDOWN")
+
+
+def _first(guest: Guest, mark: Mark, pattern: re.Pattern[str]) -> float | None:
+    return next((line.at for line in guest.lines(mark) if pattern.search(line.text)), None)
 
 
 def _gone(guest: Guest, mark: Mark, problems: list[str], at: float | None) -> _Ending:

@@ -47,9 +47,9 @@ class Init(enum.StrEnum):
             case Init.SYSTEMD:
                 return ("systemctl", "is-system-running")
             case Init.SYSV_RC:
-                return ("/bin/sh", "-c", "pgrep -x 'rc|startpar' || runlevel | cut -d' ' -f2")
-            case _:
-                return ("/bin/sh", "-c", "pgrep -x 'rc|openrc' || rc-status --runlevel")
+                return ("/bin/sh", "-c", "set -- $(runlevel); pgrep -x 'rc|startpar' || echo $2")
+            case _:  # in this order: the one before may be over, and this one not begun
+                return ("/bin/sh", "-c", "level=$(rc-status --runlevel); pgrep -x 'rc|openrc' || echo $level")
 
     @property
     def ready_answers(self) -> frozenset[str]:
