@@ -222,7 +222,7 @@ def _remarks(contents: Sequence[InitrdContent], line: str) -> Iterator[str]:
         yield from content.remarks
     if contents and all(content.early for content in contents):
         yield "its initrd holds nothing but what the kernel reads early, such as microcode"
-    elif contents and all(content.complete and not content.module_versions for content in contents):
+    elif contents and all(content.complete and not content.modules for content in contents):
         yield "its initrd holds no modules, so what it takes to mount the root has to be built in"
     device = cmdline.parse(line).value("root") or ""
     if not contents and device.startswith(INITRD_ONLY):

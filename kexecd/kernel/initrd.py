@@ -30,6 +30,7 @@ READ = 1 << 16
 
 CPU_SECONDS, SECONDS = 3.0, 10.0  # for looking into one initrd; then it is loaded without
 
+MODULE = re.compile(r"\.ko(\.\w+)?\Z")
 MODULES = re.compile(r"(?:\./|/)?(?:usr/)?lib/modules/([^/]+)(/?)")
 EARLY = re.compile(r"(?:\./|/)?(?:\.|early_cpio|kernel(?:/x86(?:/microcode(?:/.*)?)?|/firmware(?:/acpi(?:/.*)?)?)?)")
 
@@ -57,6 +58,7 @@ class InitrdContent:
     kind: InitrdKind  # how it begins
     parts: tuple[Part, ...]
     module_versions: tuple[str, ...] = ()
+    modules: bool = False  # it holds kernel modules, wherever they lie: tiny-initramfs has them in its root
     complete: bool = False  # every name in it was seen
     early: bool = False  # it holds only what has to come first
     truncated: bool = False
@@ -90,6 +92,7 @@ def inspect(
         kind=kind,
         parts=tuple(look.parts),
         module_versions=tuple(look.versions),
+        modules=look.modules or bool(look.versions),
         complete=look.complete,
         early=look.early and look.complete,
         truncated=look.truncated,
@@ -148,6 +151,7 @@ class _Look:
     def __init__(self, fd: int, version: str, deep: bool, budget: Budget) -> None:
         self.parts: list[Part] = []
         self.versions: dict[str, None] = {}
+        self.modules = False
         self.complete = self.early = True
         self.truncated = False
         self.problem = ""
@@ -223,6 +227,7 @@ class _Look:
 
     def _note(self, member: cpio.Member) -> None:
         self.early = self.early and EARLY.fullmatch(member.name) is not None
+        self.modules = self.modules or MODULE.search(member.name) is not None
         found = MODULES.match(member.name)
         if found and (found[2] or stat.S_ISDIR(member.mode)):
             self.versions[found[1]] = None
