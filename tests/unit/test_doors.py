@@ -95,7 +95,8 @@ def test_the_page_gets_the_table_in_the_place_of_the_last_one(tmp_path: Path) ->
     report.write([cell(reboot, GUESTS[0].name), cell(off, GUESTS[1].name, "it jumped")], page)
     text = page.read_text()
     assert text.startswith(f"before\n{BEGIN}\n") and text.endswith(f"{END}\nafter\n") and "old" not in text
-    assert f"| `{reboot.name}` | kexec 1.5 | - |" in text
-    assert f"| `{off.name}` | - | **not off** |" in text
+    assert f"| `{reboot.name}` | kexec 1.5 | (kexec) |" in text
+    assert f"| `{off.name}` | (off) | **not off** |" in text
+    assert "| `systemctl kexec` | (kexec) | (kexec) | - |" in text, "where there is no such door"
     report.write([], page)
     assert page.read_text().count(BEGIN) == 1

@@ -13,6 +13,7 @@ from tests.vm.doors.subset import all_cells
 from tests.vm.doors.table import DOORS, TABLE, Door, End
 from tests.vm.lab.cache import REPO
 from tests.vm.lab.loaders import Firmware
+from tests.vm.lab.recipe import Recipe
 
 RESULT = REPO / ".cache" / "matrix.json"
 PAGE = REPO / "docs" / "doors.md"
@@ -41,16 +42,17 @@ def keep(cells: Sequence[Cell], seconds: float) -> None:
 
 
 def table(cells: Sequence[Cell]) -> str:
-    """As Markdown: what happened, and after how many seconds."""
+    """As Markdown: what happened, and after how many seconds; in brackets what has to, where the door was not taken."""
     by = {(cell.door.name, cell.guest): cell for cell in cells}
     head = ["", *(guest.name for guest in COLUMNS)]
     lines = [_row(head), _row(["---"] * len(head))]
     for door in TABLE:
         if door.firmware is Firmware.BIOS:
-            lines.append(_row([_name(door), *(_entry(by.get((door.name, guest.name))) for guest in COLUMNS)]))
+            entries = [_entry(door, guest, by.get((door.name, guest.name))) for guest in COLUMNS]
+            lines.append(_row([_name(door), *entries]))
     for door, guest in all_cells():
         if door.firmware is Firmware.UEFI:
-            lines += ["", f"{_name(door)} on {guest.name}: {_entry(by.get((door.name, guest.name)))}"]
+            lines += ["", f"{_name(door)} on {guest.name}: {_entry(door, guest, by.get((door.name, guest.name)))}"]
     return "\n".join(lines)
 
 
@@ -66,9 +68,9 @@ def _name(door: Door) -> str:
     return f"`{door.name}`" if door in DOORS and door.name[0].islower() else door.name
 
 
-def _entry(cell: Cell | None) -> str:
+def _entry(door: Door, guest: Recipe, cell: Cell | None) -> str:
     if cell is None:
-        return "-"
+        return "-" if door.command(guest) is None else f"({WORDS[door.end]})"
     if not cell.good:
         return f"**not {WORDS[cell.door.end]}**"
     return f"{WORDS[cell.door.end]} {cell.seconds:.1f}"
