@@ -2,7 +2,8 @@
 """How much CPU it takes to begin: late in a shutdown, and on a machine with one slow core, this is what is felt.
 
 User and system time of the child alone, as wait4(2) tells it, and the least of several runs: the machine's own work
-beside it only ever adds.
+beside it only ever adds. The budgets are shares of what Python itself takes to begin and to import a handful of its
+own modules in the same minute, so that a slow machine does not fail them; they were drawn on one where that is 30 ms.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ from kexecd.cli.main import parser
 parser("reboot").parse_args(["reboot", "--fast"])
 import kexecd.cli.reboot
 """
+PEER = [PYTHON, "-I", "-c", "import argparse, dataclasses, enum, json, logging, pathlib, selectors, socket, tempfile"]
 COMMANDS = {
-    "jump.py": ([PYTHON, "-I", "-S", str(TOP / "kexecd" / "jump.py")], 15),
-    "kexecctl --version": ([PYTHON, "-I", "-c", KEXECCTL, "--version"], 20),
-    "kexecctl status": ([PYTHON, "-I", "-c", KEXECCTL, "status"], 75),
-    "kexecctl reboot": ([PYTHON, "-I", "-c", BEGIN], 90),
+    "jump.py": ([PYTHON, "-I", "-S", str(TOP / "kexecd" / "jump.py")], 0.5),
+    "kexecctl --version": ([PYTHON, "-I", "-c", KEXECCTL, "--version"], 0.7),
+    "kexecctl status": ([PYTHON, "-I", "-c", KEXECCTL, "status"], 2.5),
+    "kexecctl reboot": ([PYTHON, "-I", "-c", BEGIN], 3.0),
 }
 
 LATE = (
@@ -52,12 +54,13 @@ def milliseconds(command: list[str]) -> float:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_it_begins_within_its_budget(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    command, budget = COMMANDS[name]
+    command, share = COMMANDS[name]
     milliseconds(command)  # writes the byte code, and brings the files into memory
-    least = min(milliseconds(command) for _ in range(RUNS))
+    pairs = [(milliseconds(command), milliseconds(PEER)) for _ in range(RUNS)]
+    least, peer = (min(times) for times in zip(*pairs, strict=True))
     with capsys.disabled():
-        print(f"\n{name}: {least:.1f} ms of CPU, of {budget} ms")
-    assert least <= budget
+        print(f"\n{name}: {least:.1f} ms of CPU, {least / peer:.2f} of Python's own {peer:.1f} ms, of {share} allowed")
+    assert least <= share * peer
 
 
 def test_a_restart_begins_without_what_only_a_choice_or_a_load_needs() -> None:

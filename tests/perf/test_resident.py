@@ -22,7 +22,7 @@ import sys; sys.path.insert(0, {str(TOP)!r})
 from kexecd.cli.resident import ask
 sys.exit(ask(["plan"], %r))
 """
-CLIENT_BUDGET = 15  # milliseconds; an interpreter that does nothing takes ten
+CLIENT_SHARE = 2.0  # of an interpreter that does nothing
 
 MEASURE = """\
 import os, sys, time
@@ -36,7 +36,7 @@ print("asked", time.clock_gettime(time.CLOCK_BOOTTIME), flush=True)
 os.execv("/usr/sbin/kexecctl", ["kexecctl", "reboot", "--fast", "--json"])
 """
 WALKS = 5
-COMMIT_BUDGET = 100  # milliseconds
+COMMIT_SHARE = 0.6  # of what it takes without the daemon
 
 pytestmark = pytest.mark.perf
 
@@ -49,8 +49,8 @@ def test_the_thin_client_takes_little_more_than_an_interpreter(
         least = min(milliseconds(command) for _ in range(RUNS + 1))
     nothing = min(milliseconds([PYTHON, "-I", "-S", "-c", "pass"]) for _ in range(RUNS + 1))
     with capsys.disabled():
-        print(f"\nthin client: {least:.1f} ms of CPU, of {CLIENT_BUDGET} ms; Python doing nothing: {nothing:.1f} ms")
-    assert nothing < least <= CLIENT_BUDGET
+        print(f"\nthin client: {least:.1f} ms of CPU, Python doing nothing: {nothing:.1f} ms")
+    assert nothing < least <= CLIENT_SHARE * nothing
 
 
 def until_commit(disk: Path, how: str) -> float:
@@ -71,6 +71,5 @@ def test_a_request_is_soon_past_the_commit_point(tmp_path: Path, capsys: pytest.
     resident = min(until_commit(disk, "resident") for _ in range(WALKS))
     alone = min(until_commit(disk, "alone") for _ in range(WALKS))
     with capsys.disabled():
-        print(f"\nfrom kexecctl to the commit point: {resident:.0f} ms, of {COMMIT_BUDGET} ms; alone: {alone:.0f} ms")
-    assert resident <= COMMIT_BUDGET
-    assert resident <= 0.6 * alone
+        print(f"\nfrom kexecctl to the commit point: {resident:.0f} ms; alone: {alone:.0f} ms")
+    assert resident <= COMMIT_SHARE * alone

@@ -103,6 +103,7 @@ def test_nor_in_the_other_ways_which_begin_with_the_same_steps(machine: Guest, w
 def test_an_image_that_was_there_is_there_again(machine: Guest, fault: Fault, another: tuple[str, ...]) -> None:
     """That of an earlier `load`, which is used; and one that another entry has taken the place of."""
     machine.run("kexecctl", "load", "--append", "earlier", timeout=60)
+    machine.run("systemctl", "start", "kexecd.service", timeout=60)  # a load has it come up, whenever it is ready
     try:
         assert_nothing_happens(machine, fault, "--fast", *another)
     finally:

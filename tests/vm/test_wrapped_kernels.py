@@ -32,6 +32,8 @@ def test_a_unified_kernel_image_boots_with_its_own_initrd_and_command_line(guest
     done = kexecctl(guest, "load", "--kernel", "/root/kernel.gz", "--initrd", "/initrd.img")
     assert done.exit_code != 0 and "has the modules of 6.1" in done.stderr, done
     done = kexecctl(guest, "load", "--kernel", "/root/kernel.gz")
+    assert done.exit_code != 0 and "the root takes virtio_blk" in done.stderr, done
+    done = kexecctl(guest, "load", "--kernel", "/root/kernel.gz", "--ignore", "root-driver")
     assert done.exit_code == 0 and "kernel.gz (unpacked)" in done.stdout, done
 
     old, mark = guest.boot_id(), guest.mark()
