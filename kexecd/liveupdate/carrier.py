@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from kexecd.config.policy import StateCarrier
 from kexecd.liveupdate.index import Carrier
 from kexecd.model import Act, LoadMethod
 
@@ -32,20 +33,6 @@ class Outlook:
     why: str  # a sentence without a full stop
 
 
-class Wanted(StrEnum):
-    """What the policy says (`state.carrier`)."""
-
-    AUTO = "auto"
-    FILE = "file"
-
-
-class IfLost(StrEnum):
-    """What to do if neither can carry it (`state.if-lost`)."""
-
-    REFUSE = "refuse"
-    GO = "go"
-
-
 @dataclass(frozen=True, slots=True)
 class Forecast:
     """why: a sentence without a full stop. seconds: how long everything takes that is held now; 0.0 if unknown."""
@@ -63,7 +50,7 @@ def carrier(
     act: Act,
     outlook: Outlook,
     *,
-    wanted: Wanted = Wanted.AUTO,
+    wanted: StateCarrier = StateCarrier.AUTO,
     method: LoadMethod | None = LoadMethod.KEXEC_FILE_LOAD,
     size: int = 0,
     rate: float = 0.0,
@@ -76,11 +63,11 @@ def carrier(
     return Forecast(Carrier.MEMORY, outlook.why, size / PRESERVING)
 
 
-def _why_not_memory(act: Act, outlook: Outlook, wanted: Wanted, method: LoadMethod | None) -> str:
+def _why_not_memory(act: Act, outlook: Outlook, wanted: StateCarrier, method: LoadMethod | None) -> str:
     if act is Act.FIRMWARE:
         return "a restart through the firmware empties the memory"
-    if wanted is Wanted.FILE:
-        return "kexecd.yaml says so"
+    if wanted is StateCarrier.FILE:
+        return "kexecd.yaml says `carrier: file`"
     if method is None:
         return "nobody can tell how the image in memory was loaded, and with kexec_load(2) nothing is handed over"
     if method is LoadMethod.KEXEC_TOOLS:

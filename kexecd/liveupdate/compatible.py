@@ -236,7 +236,13 @@ def _last(cmdline: str, key: str) -> str:
 
 
 def outlook_of(
-    target: OpenFile, cmdline: str, banner: str, *, active: bool, images: Iterable[OpenFile] = ()
+    target: OpenFile,
+    cmdline: str,
+    banner: str,
+    *,
+    active: bool,
+    images: Iterable[OpenFile] = (),
+    debugfs: str = DEBUGFS,
 ) -> Outlook:
     """judge(), with everything that it takes looked up. What cannot be looked into is UNKNOWN, never a guess.
 
@@ -248,6 +254,6 @@ def outlook_of(
     try:
         if is_of(kernel_image(target.fd, target.path).banner, banner):
             return _switched_on(cmdline, "it is the very kernel that runs")
-        return judge(running(banner, images=images), formats(target), cmdline)
+        return judge(running(banner, debugfs=debugfs, images=images), formats(target), cmdline)
     except Refusal as refusal:
         return Outlook(Fate.UNKNOWN, f"{refusal.what}: {refusal.why}")

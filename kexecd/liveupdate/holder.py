@@ -22,13 +22,14 @@ import sys
 from collections.abc import Callable
 
 from kexecd.errors import NotPermitted
-from kexecd.kernel import descriptors, sysfs
+from kexecd.kernel import descriptors, files, sysfs
 from kexecd.liveupdate import freezing, keeper, place
 from kexecd.liveupdate.filestore import LIVE, FileStore
 from kexecd.liveupdate.server import Server
 from kexecd.liveupdate.store import MOST, Limits, Store
 from kexecd.loop import Loop
 
+PID = "state.pid"  # in the run directory
 OMIT = "/run/sendsigs.omit.d"  # sendsigs(8) of Debian's initscripts
 
 
@@ -57,11 +58,13 @@ def serve(
         if store.missed:
             _tell(f"an earlier holder was killed, and with it {len(store.missed)} that it held")
         server.start()
+        _note(run_dir)
         (ready or _tell_systemd)()
         loop.run()
     finally:
         server.close()
         store.close()
+        files.remove(os.path.join(run_dir, PID))
 
 
 def restore(store: Store, disk: FileStore) -> None:
@@ -104,6 +107,12 @@ def _end_if_empty(loop: Loop, store: Store) -> None:
             loop.stop()
 
     loop.watch(reader, asked)
+
+
+def _note(run_dir: str) -> None:
+    """For a script that wants to ask us to quit."""
+    with contextlib.suppress(OSError):
+        files.write_atomic(os.path.join(run_dir, PID), f"{os.getpid()}\n".encode(), mode=0o644)
 
 
 def _omit() -> None:

@@ -14,7 +14,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from kexecd.errors import Busy, Refusal
 from kexecd.kernel import sysfs
@@ -22,7 +22,7 @@ from kexecd.liveupdate import freezing, luo, memory, protocol
 from kexecd.liveupdate.filestore import FileStore
 from kexecd.liveupdate.freezing import Report
 from kexecd.liveupdate.index import Carrier, Index
-from kexecd.liveupdate.place import NAME, RECORD, is_there, write_record
+from kexecd.liveupdate.place import NAME, RECORD, Summary, is_there, write_record
 from kexecd.liveupdate.protocol import Do, Malformed, Question
 from kexecd.liveupdate.store import Store
 from kexecd.loop import Ended, Loop, Timer
@@ -60,6 +60,7 @@ class Server:
         self._path = os.path.join(run_dir, NAME)
         self._callers: dict[int, _Caller] = {}
         self._rate = 0.0  # bytes a second to the disk, as far as it was measured
+        self._recorded: object = None
         if is_there(self._path):
             raise Busy("cannot hold what applications hand over", f"another holder listens at {self._path} already")
         with contextlib.suppress(FileNotFoundError):
@@ -152,6 +153,7 @@ class Server:
         match question.do:
             case Do.GET:
                 held = self._store.get(caller.uid, owner, question.name)
+                self._record()
                 self._send(caller, protocol.done(held=held.as_json()), held.fd)
             case Do.DROP:
                 self._store.drop(caller.uid, owner, question.name)
@@ -176,6 +178,7 @@ class Server:
                 self._cancel(caller)
             case Do.FINISH:
                 self._store.finish()
+                self._record()
                 self._send(caller, protocol.done())
             case _:
                 raise AssertionError(question.do)
@@ -268,6 +271,7 @@ class Server:
             self._rate = float(report.note)
         seconds = store.bytes / self._rate if carrier is Carrier.FILE and self._rate else report.seconds
         store.prepared(carrier, why)
+        self._record()
         self._send(caller, protocol.done(count=len(store), bytes=store.bytes, seconds=round(seconds, 3)))
 
     def _freeze(self, caller: _Caller, carrier: Carrier, why: str) -> None:
@@ -317,6 +321,7 @@ class Server:
         def written(report: Report) -> None:
             if report.why:
                 store.thaw()
+                self._record()
                 self._tell(f"what applications have handed over is not carried: {report.why}")
                 self._send(caller, protocol.refused(report.why, report.errno))
             else:
@@ -326,6 +331,7 @@ class Server:
 
     def _frozen(self, caller: _Caller, report: Report) -> None:
         store = self._store
+        self._record()
         self._tell(f"{len(store)} held, {store.bytes} bytes, go by {store.carrier}: {store.why}")
         told = {"carrier": str(store.carrier), "why": store.why, "note": report.note, "seconds": report.seconds}
         self._send(caller, protocol.done(count=len(store), bytes=store.bytes, **told))
@@ -339,6 +345,7 @@ class Server:
     def _cancel(self, caller: _Caller) -> None:
         written = self._store.state is State.FROZEN
         self._store.thaw()
+        self._record()
         if not written:
             self._send(caller, protocol.done())
             return
@@ -381,9 +388,15 @@ class Server:
             self._leave(caller)
 
     def _record(self) -> None:
-        """How much is held, for whoever finds that the holder has ended without a word."""
+        """What is held, for whoever finds that the holder has ended without a word, and how far it has come."""
+        store = self._store
+        held = [[held.uid, held.name] for held in store.everything()]
+        now = Summary(str(store.state), str(store.carrier or ""), store.why, len(held), len(store.lost))
+        if (told := (tuple(map(tuple, held)), now)) == self._recorded:
+            return
+        self._recorded = told
         with contextlib.suppress(OSError):
-            write_record(self._run_dir, {"held": [[held.uid, held.name] for held in self._store.everything()]})
+            write_record(self._run_dir, {"held": held, **asdict(now)} if held or store.lost else None)
 
 
 def _report(end: Ended, seconds: float) -> Report:

@@ -16,8 +16,9 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
 from kexecd import client
+from kexecd.config.policy import IfLost
 from kexecd.errors import Refusal
-from kexecd.liveupdate.carrier import Forecast, IfLost
+from kexecd.liveupdate.carrier import Forecast
 from kexecd.liveupdate.index import Carrier
 from kexecd.liveupdate.keeper import keep
 from kexecd.liveupdate.memory import Lost
@@ -127,14 +128,18 @@ def freeze_phase(run_dir: str) -> Phase:
     )  # fmt: skip
 
 
-def freeze_and_keep(run_dir: str, *, seconds: float = FROZEN_WITHIN) -> str:
+def freeze_and_keep(run_dir: str, *, file: str = "", stay: bool = True, seconds: float = FROZEN_WITHIN) -> str:
     """On PID 1's own way down: freeze, and leave a process in our session that has live update's. What was done, in a
     sentence without a full stop; empty if nothing is held. Raises a Refusal.
+
+    file: why it goes by file, whatever was prepared; empty where that counts. stay: whether a process is needed: not
+    where nobody kills the holder.
     """
-    told = ask(run_dir, {"do": Do.FREEZE}, seconds=seconds)
+    instead = {"carrier": Carrier.FILE, "why": file[:TEXT]} if file else {}
+    told = ask(run_dir, {"do": Do.FREEZE, **instead}, seconds=seconds)
     if told is None or not told["count"]:
         return ""
-    if told["carrier"] == Carrier.MEMORY:
+    if told["carrier"] == Carrier.MEMORY and stay:
         session = _session(run_dir)
         try:
             keep(session)

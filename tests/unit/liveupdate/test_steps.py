@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from kexecd import client
+from kexecd.config.policy import IfLost, StateCarrier
 from kexecd.errors import NotRestarted, Refusal, Unsupported
 from kexecd.executor import Executor, RealClock
 from kexecd.kernel import proc
 from kexecd.liveupdate import keeper, outlook, steps
-from kexecd.liveupdate.carrier import Fate, Forecast, IfLost, Outlook, Wanted, carrier
+from kexecd.liveupdate.carrier import Fate, Forecast, Outlook, carrier
 from kexecd.liveupdate.index import Carrier
 from kexecd.liveupdate.memory import Lost
 from kexecd.liveupdate.outlook import decision
@@ -23,6 +24,7 @@ from kexecd.model import Act, Context, Event, EventKind, LoadMethod, Phase, Plan
 from tests.unit.liveupdate.holding import Holder, comes_to, content, holding, memfd
 
 BY_FILE = Forecast(Carrier.FILE, "a test", 0.25)
+AUTO, FILE = StateCarrier.AUTO, StateCarrier.FILE
 CARRIED = Outlook(Fate.CARRIED, "both kernels speak it")
 
 
@@ -221,17 +223,17 @@ def test_who_keeps_a_session_is_in_our_session_marked_and_holds_nothing_else() -
 @pytest.mark.parametrize(
     ("act", "outlook", "wanted", "method", "which", "why"),
     [
-        (Act.KEXEC, CARRIED, Wanted.AUTO, LoadMethod.KEXEC_FILE_LOAD, Carrier.MEMORY, "both kernels speak it"),
-        (Act.FIRMWARE, CARRIED, Wanted.AUTO, LoadMethod.KEXEC_FILE_LOAD, Carrier.FILE, "a restart through the"),
-        (Act.KEXEC, CARRIED, Wanted.FILE, LoadMethod.KEXEC_FILE_LOAD, Carrier.FILE, "kexecd.yaml says so"),
-        (Act.KEXEC, CARRIED, Wanted.AUTO, LoadMethod.KEXEC_TOOLS, Carrier.FILE, "the image was loaded by kexec-tools"),
-        (Act.KEXEC, CARRIED, Wanted.AUTO, None, Carrier.FILE, "nobody can tell how the image"),
-        (Act.KEXEC, Outlook(Fate.LOST, "x"), Wanted.AUTO, LoadMethod.KEXEC_FILE_LOAD, Carrier.FILE, "x"),
-        (Act.KEXEC, Outlook(Fate.UNKNOWN, "y"), Wanted.AUTO, LoadMethod.KEXEC_FILE_LOAD, Carrier.FILE, "y"),
+        (Act.KEXEC, CARRIED, AUTO, LoadMethod.KEXEC_FILE_LOAD, Carrier.MEMORY, "both kernels speak it"),
+        (Act.FIRMWARE, CARRIED, AUTO, LoadMethod.KEXEC_FILE_LOAD, Carrier.FILE, "a restart through the"),
+        (Act.KEXEC, CARRIED, FILE, LoadMethod.KEXEC_FILE_LOAD, Carrier.FILE, "kexecd.yaml says `carrier: file`"),
+        (Act.KEXEC, CARRIED, AUTO, LoadMethod.KEXEC_TOOLS, Carrier.FILE, "the image was loaded by kexec-tools"),
+        (Act.KEXEC, CARRIED, AUTO, None, Carrier.FILE, "nobody can tell how the image"),
+        (Act.KEXEC, Outlook(Fate.LOST, "x"), AUTO, LoadMethod.KEXEC_FILE_LOAD, Carrier.FILE, "x"),
+        (Act.KEXEC, Outlook(Fate.UNKNOWN, "y"), AUTO, LoadMethod.KEXEC_FILE_LOAD, Carrier.FILE, "y"),
     ],
 )
 def test_which_carries_it_is_told_with_the_reason(
-    act: Act, outlook: Outlook, wanted: Wanted, method: LoadMethod | None, which: Carrier, why: str
+    act: Act, outlook: Outlook, wanted: StateCarrier, method: LoadMethod | None, which: Carrier, why: str
 ) -> None:
     told = carrier(act, outlook, wanted=wanted, method=method, size=1 << 30, rate=float(1 << 28))
     assert told.carrier is which
