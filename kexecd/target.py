@@ -14,7 +14,8 @@ The command line is that of the first of these which has one:
 
 A root= that is there is never overridden. Where 3, 4 or 5 has none, ROOTPART gives it, else the running command line;
 another system's root= comes from its own command line, ROOTPART or /etc/fstab, and never from this one. Then come the
-person's --remove, --set and --append.
+person's --remove, --set and --append, and in the end the nonce with the words that have the new kernel restart by
+itself where it cannot come up; these are for one boot, and whoever goes by its line leaves them out.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ ROOT_PARAMETERS = ("root", "rootflags", "rootfstype")
 DEVICES = ("/dev/", "UUID=", "LABEL=", "PARTUUID=", "PARTLABEL=")
 """How fstab(5) names a device so that root= may say the same."""
 
+NO_ROOM = "its command line has no room for the words that have it restart by itself where it cannot come up"
+
 INITRD_ONLY = ("UUID=", "LABEL=", "ZFS=", "/dev/disk/", "/dev/mapper/")
 """root= that the kernel alone does not find (Documentation/admin-guide/kernel-parameters.rst)."""
 
@@ -55,12 +58,14 @@ def make_target(
     edits: Edits = NO_EDITS,
     machine: str = "",
     deep: bool = False,
+    panic: int = 0,
 ) -> BootTarget:
     """Open, check and complete `entry`; the caller owns the descriptors (see `close`, `opened`).
 
     running_cmdline: None where `root` is another system, of which nothing runs; its files are called by their paths
     here then. machine: as `uname -m` says it; an image known to be of another one is refused, any is taken where it is
-    empty. deep: also look into compressed initrds.
+    empty. deep: also look into compressed initrds. panic: see command_line(); a line that is too long with these words
+    goes without.
     Raises BadImage for its files, Unsupported for a wrapping that takes a program which is not there, and BadConfig for
     its command line; then nothing stays open.
     """
@@ -78,14 +83,19 @@ def make_target(
         _check_initrds(kernel.file.path, initrds, version)
         if entry.cmdline is None and kernel.cmdline is not None:
             entry = replace(entry, cmdline=kernel.cmdline)
-        line = command_line(entry, settings, running_cmdline=running_cmdline, nonce=nonce, root=root, edits=edits)
-        cmdline.check_length(line, kernel.image.arch or machine, kernel.image.cmdline_size)
+        arch, most = kernel.image.arch or machine, kernel.image.cmdline_size
+        whole = _line(entry, settings, running_cmdline, root, edits)
+        line = whole.finished(nonce, panic)
+        no_room = panic > 0 and not cmdline.fits(line, arch, most)
+        line = whole.finished(nonce) if no_room else line
+        cmdline.check_length(line, arch, most)
     except BaseException:
         _close(files)
         raise
     used = in_order(initrds)
     _close([file for file in files if file not in (kernel.file, *used)])
     remarks = (*entry.remarks, *_devicetree(entry), *_remarks([content for _, content in initrds], line))
+    remarks += (NO_ROOM,) if no_room else ()
     entry = replace(entry, version=version, remarks=tuple(dict.fromkeys(remarks)))
     return BootTarget(entry, kernel.file, used, line, nonce)
 
@@ -98,10 +108,14 @@ def command_line(
     nonce: str = "",
     root: str = "/",
     edits: Edits = NO_EDITS,
+    panic: int = 0,
 ) -> str:
-    """The canonical command line for `entry`, of any length; see above. Raises BadConfig."""
-    source = _completed(entry, settings, running_cmdline, root, edits)
-    return cmdline.canonical(cmdline.edited(source, edits), nonce=nonce)
+    """The canonical command line for `entry`, of any length; see above. Raises BadConfig.
+
+    panic: with the words that have the new kernel restart by itself where it cannot come up, so many seconds after a
+    panic; 0: without (kexecd.kernel.cmdline.way_back).
+    """
+    return _line(entry, settings, running_cmdline, root, edits).finished(nonce, panic)
 
 
 def close(target: BootTarget) -> None:
@@ -151,6 +165,24 @@ def _open_kernel(file: OpenFile, machine: str, files: list[OpenFile]) -> _Kernel
     files += [inner.kernel, *inner.initrds]
     _check_machine(inner.image, inner.kernel.path, machine)
     return _Kernel(inner.kernel, inner.image, inner.initrds, inner.cmdline)
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """What lasts of a command line, and what somebody has added for this one boot."""
+
+    lasting: str
+    once: tuple[str, ...]
+
+    def finished(self, nonce: str, panic: int = 0) -> str:
+        once = dict.fromkeys((*cmdline.way_back(self.lasting, panic), *self.once))
+        return cmdline.canonical(self.lasting, nonce=nonce, once=tuple(once))
+
+
+def _line(entry: BootEntry, settings: Settings, running: str | None, root: str, edits: Edits) -> _Line:
+    source = _completed(entry, settings, running, root, edits)
+    appended, once = cmdline.for_once(edits.append)
+    return _Line(cmdline.canonical(cmdline.edited(source, replace(edits, append=appended))), once)
 
 
 def _check_initrds(kernel: str, initrds: Sequence[tuple[OpenFile, InitrdContent]], version: str) -> None:

@@ -44,9 +44,31 @@ class Choosing(StrEnum):
     NEWEST = "newest"
 
 
+class StateCarrier(StrEnum):
+    """What takes along what applications have handed over."""
+
+    AUTO = "auto"
+    FILE = "file"
+
+
+class IfLost(StrEnum):
+    """What to do if nothing can take it along."""
+
+    REFUSE = "refuse"
+    GO = "go"
+
+
+class Updates(StrEnum):
+    """What to make of an update that only a start through the firmware applies."""
+
+    REFUSE = "refuse"
+    WARN = "warn"
+    IGNORE = "ignore"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What the administrator decides. Times are seconds."""
+    """What the administrator decides. Times are seconds, state_size is MiB."""
 
     choice: Choosing = Choosing.BOOT_LOADER
     within: float = 10.0
@@ -56,6 +78,19 @@ class Policy:
     grace_processes: float = 5.0
     on_dirty: OnDirty = OnDirty.FIRMWARE
     announce: bool = True
+    state_carrier: StateCarrier = StateCarrier.AUTO
+    state_if_lost: IfLost = IfLost.REFUSE
+    state_count: int = 256
+    state_size: int = 1024
+    metrics_file: str = ""
+    confirm_limit: float = 300.0
+    confirm_panic: int = 30
+    confirm_commands: tuple[str, ...] = ()
+    confirm_units: tuple[str, ...] = ()
+    confirm_reach: tuple[str, ...] = ()
+    confirm_watchdog: bool = True
+    firmware_after: int = 0
+    firmware_updates: Updates = Updates.WARN
     hooks: tuple[HookRow, ...] = ()
     checks: tuple[CheckRule, ...] = ()
     origins: tuple[tuple[str, str], ...] = ()  # (setting, file:line) of those that are set
@@ -100,12 +135,75 @@ ROWS = (
         words=OnDirty,
     ),
     Row("announce", Kind.BOOL, "true", "Whether those who are logged in are told."),
+    Row(
+        "state.carrier",
+        Kind.WORD,
+        "auto",
+        "What takes it along: the kernel's live update where it can and else files, or files in any case.",
+        words=StateCarrier,
+    ),
+    Row(
+        "state.if-lost",
+        Kind.WORD,
+        "refuse",
+        "When neither can: no restart, or one without it.",
+        words=IfLost,
+    ),
+    Row("state.count", Kind.NUMBER, "256", "How many memfds a user may have held; root has no limit.", 0, 4096),
+    Row("state.size", Kind.NUMBER, "1024", "How many MiB these may have, together.", 0, 1 << 30),
+    Row(
+        "confirm.limit",
+        Kind.SECONDS,
+        "300",
+        "From the start of the new kernel until all is well, or it is given up; 0: nobody waits for that.",
+        0,
+        86400,
+    ),
+    Row(
+        "confirm.panic",
+        Kind.NUMBER,
+        "30",
+        "How many seconds after a panic the new kernel restarts by itself; 0: it is not told to.",
+        0,
+        3600,
+    ),
+    Row("confirm.commands", Kind.COMMANDS, "[]", "What has to end well then."),
+    Row("confirm.units", Kind.UNITS, "[]", "Which units or services have to run."),
+    Row("confirm.reach", Kind.ADDRESSES, "[]", "Where a TCP connection has to be possible to."),
+    Row("confirm.watchdog", Kind.BOOL, "true", "Whether a hardware watchdog watches over it, where there is one."),
+    Row(
+        "firmware.after",
+        Kind.NUMBER,
+        "0",
+        "After how many kexecs in a row the next restart is one through the firmware; 0: never for that.",
+        0,
+        1_000_000,
+    ),
+    Row(
+        "firmware.updates",
+        Kind.WORD,
+        "warn",
+        "When an update of the firmware or of the processor's microcode waits: no kexec, a warning, or nothing.",
+        words=Updates,
+    ),
+    Row(
+        "metrics.file",
+        Kind.PATH,
+        '""',
+        "Where they are written once it is known what became of a restart, for the textfile collector; empty: nowhere.",
+    ),
 )
 
 HOOKS = "hooks"
 CHECKS = "checks"
 
-SECTIONS = {"grace": "How long something may take to quit after it was asked to, before it is killed."}
+SECTIONS = {
+    "grace": "How long something may take to quit after it was asked to, before it is killed.",
+    "state": "Memory that applications hand over a restart (docs/state.md).",
+    "confirm": "When a new kernel is good; else it goes back to the old one (docs/wayback.md).",
+    "firmware": "When the firmware is to have its turn (docs/wayback.md).",
+    "metrics": "What `kexecctl metrics` says, for Prometheus (docs/report.md).",
+}
 
 
 def read_policy(root: str = "/") -> Policy:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 YAML_TAG = "tag:yaml.org,2002:"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+UNIT = re.compile(r"[A-Za-z0-9:_.@\\][A-Za-z0-9:_.@\\+-]{0,254}")  # systemd.unit(5); of OpenRC's names all are
+ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+(%[A-Za-z0-9_.-]+)?\]|[A-Za-z0-9_.-]+):[1-9][0-9]{0,4}")
 PRIORITIES = {"FIRST": 0, "DEFAULT": 10000, "LAST": 20000}
 
 Value = float | bool | str | tuple[str, ...]
@@ -25,11 +27,16 @@ Value = float | bool | str | tuple[str, ...]
 
 class Kind(StrEnum):
     SECONDS = "seconds"
+    NUMBER = "a whole number"
     BOOL = "true or false"
     WORD = "one of"
     WORDS = "a list of"
     NAME = "a name of letters, digits, `_`, `.` and `-`"
     COMMAND = "a list of words, the first of them an absolute path"
+    PATH = "an absolute path, or empty"
+    COMMANDS = "a list of command lines, each with an absolute path in front"
+    UNITS = "a list of names"
+    ADDRESSES = "a list of host:port"
     PRIORITY = "FIRST, DEFAULT, LAST or a number, 0 to 20000"
 
 
@@ -57,7 +64,10 @@ class Row:
     @property
     def wanted(self) -> str:
         """The same, for somebody who wrote something else."""
-        return f"a number of seconds, {self.least:g} to {self.most:g}" if self.kind is Kind.SECONDS else self.takes
+        if self.kind not in (Kind.SECONDS, Kind.NUMBER):
+            return self.takes
+        what = "a number of seconds" if self.kind is Kind.SECONDS else self.kind
+        return f"{what}, {self.least:.0f} to {self.most:.0f}"
 
     @property
     def dest(self) -> str:
@@ -67,6 +77,8 @@ class Row:
 def value(row: Row, node: yaml.Node) -> Value | None:
     """What a node says, or None if it is not what the setting takes. The tag says what YAML 1.1 makes of it."""
     kind = node.tag.removeprefix(YAML_TAG)
+    if row.kind in (Kind.COMMANDS, Kind.UNITS, Kind.ADDRESSES):
+        return _texts(row.kind, node.value) if kind == "seq" else None
     if row.kind in (Kind.COMMAND, Kind.WORDS):
         return _list(row, node.value) if kind == "seq" else None
     text = node.value
@@ -79,6 +91,11 @@ def value(row: Row, node: yaml.Node) -> Value | None:
             return _word(row, node)
         case Kind.NAME:
             return text if kind == "str" and NAME.fullmatch(text) else None
+        case Kind.PATH:
+            return text if kind == "str" and (not text or text.startswith("/")) and text.isprintable() else None
+        case Kind.NUMBER:
+            number = decimal(text, row.least, row.most) if kind == "int" else None
+            return None if number is None else int(number)
         case Kind.PRIORITY if kind == "str":
             return PRIORITIES.get(text)
         case Kind.PRIORITY:
@@ -120,6 +137,24 @@ def _list(row: Row, nodes: list[yaml.Node]) -> tuple[str, ...] | None:
         return known if known and len(set(known)) == len(nodes) else None
     texts = tuple(str(node.value) for node in nodes if _is_word(node))
     return texts if len(texts) == len(nodes) and texts and texts[0].startswith("/") else None
+
+
+def _texts(kind: Kind, nodes: list[yaml.Node]) -> tuple[str, ...] | None:
+    """A list that may be empty, of texts that each make sense."""
+    texts = [node.value for node in nodes if isinstance(node.value, str) and node.tag == YAML_TAG + "str"]
+    sensible = _command_line if kind is Kind.COMMANDS else (UNIT if kind is Kind.UNITS else ADDRESS).fullmatch
+    return tuple(texts) if len(texts) == len(nodes) and all(sensible(text) for text in texts) else None
+
+
+def _command_line(text: str) -> bool:
+    """Whether it is one as a shell would part it; no shell runs it."""
+    import shlex  # late: hardly a file has one
+
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        return False
+    return bool(words) and words[0].startswith("/") and "\0" not in text
 
 
 def _is_word(node: yaml.Node) -> bool:

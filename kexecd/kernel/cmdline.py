@@ -20,6 +20,23 @@ SPACES = " \t\n\v\f\r"  # isspace() in include/linux/ctype.h, without 0xa0, whic
 STALE = frozenset({"BOOT_IMAGE", "initrd", NONCE_KEY})
 """Parameters that tell about the boot that is ending: what GRUB, syslinux or the EFI stub loaded, and our nonce."""
 
+PANIC = "panic"
+WAY_BACK = ("rd.shell=0", "rd.emergency=reboot")
+"""What has an initrd of dracut's restart the machine where it would open a shell (dracut.cmdline(7)). The one that
+initramfs-tools makes goes by panic=, as the kernel does (initramfs-tools(7), kernel-parameters.rst)."""
+
+ONCE = frozenset({"kho=off", *WAY_BACK})
+"""Words that are for one boot when they follow the nonce, as panic= is: whoever goes by that boot's line leaves them
+out. Without the handover the boot after that one would have nothing to carry memory with, and nobody would know why."""
+
+REPAIR = frozenset(
+    (
+        *("single", "s", "S", "1", "-s", "emergency", "-b", "rescue", "softlevel=single"),
+        *("systemd.unit=rescue.target", "systemd.unit=emergency.target"),
+    )
+)
+SHELLS = ("/bin/sh", "/bin/bash", "/bin/dash", "/usr/bin/sh", "/usr/bin/bash", "/sbin/sulogin")
+
 ELFCOREHDR_RESERVE = 30  # bytes; MAX_ELFCOREHDR_STR_LEN in arch/x86/kernel/kexec-bzimage64.c, kept free in any case
 
 COMMAND_LINE_SIZE = {  # bytes with the NUL; arch/*/include/{uapi/,}asm/setup.h
@@ -99,25 +116,78 @@ def parse(text: str) -> CommandLine:
     return CommandLine(tuple(parameters))
 
 
-def canonical(running: str, *, nonce: str = "", append: str = "", drop: frozenset[str] = STALE) -> str:
+def canonical(
+    running: str,
+    *,
+    nonce: str = "",
+    append: str = "",
+    once: tuple[str, ...] = (),
+    drop: frozenset[str] = STALE,
+    keep_once: bool = False,
+) -> str:
     """The command line for the next boot, made of the running one. Ten kexecs in a row leave it unchanged.
 
-    Parameters with a key in `drop` go, `append` and the nonce come, in front of a `--`; nothing else is touched or
-    reordered, and what stands there twice stays there twice. Raises BadConfig when `append` has a quote that is never
-    closed.
+    Parameters with a key in `drop` go, `append`, the nonce and behind it `once` come, in front of a `--`; nothing else
+    is touched or reordered, and what stands there twice stays there twice. Raises BadConfig when `append` has a quote
+    that is never closed.
     """
     line, addition = parse(running), parse(append)
     if any(parameter.unterminated for parameter in (*addition.kernel, *addition.init)):
         raise BadConfig(f"cannot append {append} to the kernel command line", "a double quote is never closed")
-    kernel = [parameter for parameter in line.kernel if parameter.key not in drop]
+    lasting = line.kernel if keep_once or NONCE_KEY not in drop else _lasting(line.kernel)
+    kernel = [parameter for parameter in lasting if parameter.key not in drop]
     init = [parameter for parameter in (*line.init, *addition.init) if parameter.key != NONCE_KEY]
     new = list(addition.kernel)
     if nonce:
         new.append(Parameter(NONCE_KEY, nonce, f"{NONCE_KEY}={nonce}"))
+    new += parse(" ".join(once)).kernel
     before = len(kernel) - 1 if kernel and kernel[-1].unterminated else len(kernel)
     kernel[before:before] = new
     init.sort(key=lambda parameter: parameter.unterminated)  # at most one is, and it stands last
     return str(CommandLine(tuple(kernel), tuple(init), line.dashes or addition.dashes))
+
+
+def to_show(text: str) -> str:
+    """Without what nobody could have asked for, as the nonce; with the words that are for this one boot."""
+    return canonical(text, keep_once=True)
+
+
+def way_back(text: str, panic: int) -> tuple[str, ...]:
+    """The words that have a kernel restart by itself where it cannot come up, as far as this line lacks them.
+
+    panic: seconds after a panic; 0: none of these words. Whoever asks the initrd for a shell gets one.
+    """
+    if not panic:
+        return ()
+    line = parse(text)
+    words = () if line.has("rd.break") else WAY_BACK
+    wanted = (f"{PANIC}={panic}", *words)
+    return tuple(word for word in wanted if not line.has(word.partition("=")[0]))
+
+
+def stands_still(text: str) -> bool:
+    """Whether a kernel with this line stays as it is after a panic, for all that the line says."""
+    value = parse(text).value(PANIC)
+    return value is None or value.lstrip("-").strip("0") == ""
+
+
+def asks_for_repair(text: str) -> bool:
+    """Whether this boot is for a person at the console: it never comes up as it usually does.
+
+    systemd(1) and kernel-command-line(7); init(8) of sysvinit; OpenRC's softlevel=single.
+    """
+    line = parse(text)
+    words = {parameter.raw for parameter in line.kernel} | {parameter.raw for parameter in line.init}
+    return bool(words & REPAIR) or line.has("rd.break") or line.value("init") in SHELLS
+
+
+def for_once(text: str) -> tuple[str, tuple[str, ...]]:
+    """What somebody appends, without the words that are for one boot, and these."""
+    words = [parameter.raw for parameter in parse(text).kernel]
+    if not ONCE.intersection(words):
+        return text, ()
+    rest = CommandLine(tuple(p for p in parse(text).kernel if p.raw not in ONCE), parse(text).init)
+    return str(rest), tuple(word for word in words if word in ONCE)
 
 
 def edited(line: str, edits: Edits) -> str:
@@ -128,7 +198,9 @@ def edited(line: str, edits: Edits) -> str:
     for text in (edits.line or "", *edits.remove, *edits.set, edits.append):
         _check(text)
     parsed = parse(line if edits.line is None else edits.line)
-    kernel = [parameter for parameter in parsed.kernel if not any(_is_meant(parameter, what) for what in edits.remove)]
+    # What was for another boot goes first: behind its nonce nobody could tell our words from what is appended now.
+    lasting = [parameter for parameter in _lasting(parsed.kernel) if parameter.key != NONCE_KEY]
+    kernel = [parameter for parameter in lasting if not any(_is_meant(parameter, what) for what in edits.remove)]
     news: dict[str, list[Parameter]] = {}
     for text in edits.set:
         new = _assignment(text)
@@ -146,7 +218,7 @@ def difference(old: str, new: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The words that `new` has and `old` has not, and the other way round; what is STALE in either does not count."""
     before, after = (
         [parameter.raw for part in (line.kernel, line.init) for parameter in part]
-        for line in (parse(canonical(old)), parse(canonical(new)))
+        for line in (parse(to_show(old)), parse(to_show(new)))
     )
     return _beyond(after, before), _beyond(before, after)
 
@@ -164,13 +236,22 @@ def limit(arch: str, cmdline_size: int = 0) -> int:
 
 def check_length(cmdline: str, arch: str, cmdline_size: int = 0) -> None:
     """Raises BadConfig when the new kernel would not take a command line of this length."""
-    length, most = len(cmdline.encode(errors="surrogateescape")), limit(arch, cmdline_size)
+    length, most = _length(cmdline), limit(arch, cmdline_size)
     if length > most:
         raise BadConfig(
             "cannot use this kernel command line",
             f"it has {length} bytes, {length - most} more than the {most} that the new kernel takes",
             hint="shorten it; what the settings say with KPARAM or APPEND replaces the running one",
         )
+
+
+def fits(cmdline: str, arch: str, cmdline_size: int = 0) -> bool:
+    """Whether the new kernel would take a command line of this length."""
+    return _length(cmdline) <= limit(arch, cmdline_size)
+
+
+def _length(cmdline: str) -> int:
+    return len(cmdline.encode(errors="surrogateescape"))
 
 
 def _check(text: str) -> None:
@@ -199,6 +280,22 @@ def _is_meant(parameter: Parameter, what: str) -> bool:
 def _spelled(key: str) -> str:
     """parameq() in kernel/params.c: to the kernel - and _ are the same."""
     return key.replace("-", "_")
+
+
+def _lasting(parameters: tuple[Parameter, ...]) -> tuple[Parameter, ...]:
+    """Without what was meant for the boot of that nonce alone."""
+    kept: list[Parameter] = []
+    seen: set[str] | None = None  # the keys behind the nonce, as long as they are ours; what comes again is somebody's
+    for parameter in parameters:
+        if parameter.key == NONCE_KEY:
+            seen = set()
+        elif seen is not None and parameter.key not in seen and (parameter.raw in ONCE or parameter.key == PANIC):
+            seen.add(parameter.key)
+            continue
+        else:
+            seen = None
+        kept.append(parameter)
+    return tuple(kept)
 
 
 def _beyond(words: list[str], others: list[str]) -> tuple[str, ...]:

@@ -21,9 +21,11 @@ from kexecd.kernel.block import Storage
 from kexecd.kernel.files import join_root, read_text
 from kexecd.kernel.mountinfo import Kind
 from kexecd.model import BootTarget, Choice, Found, ImageRecord, Mount, Process, Way
+from kexecd.record import RUN_DIR
 
 TYPE_CHECKING = False  # what the type checker takes for true; the module of that name costs as much as many of ours
 if TYPE_CHECKING:
+    from kexecd.config.policy import Policy
     from kexecd.config.settings import Settings
     from kexecd.kernel.cmdline import CommandLine
     from kexecd.kernel.image import KernelImage
@@ -78,14 +80,17 @@ class Facts:
         processes: tuple[Process, ...] | None = None,
         mounts: tuple[Mount, ...] | None = None,
         state_dir: str = STATE_DIR,
+        run_dir: str = RUN_DIR,
+        policy: Policy | None = None,
         alive: bool | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """processes, mounts: where they are known already. alive: what runs here is what runs below `root`; by itself
-        only where that is "/"."""
+        """processes, mounts, policy: where they are known already. alive: what runs here is what runs below `root`; by
+        itself only where that is "/"."""
         self.root, self.subject, self.state_dir, self.now = root, subject or Subject(), state_dir, now
+        self.run_dir = run_dir
         self.alive = root == "/" if alive is None else alive
-        self._processes, self._mounts = processes, mounts
+        self._processes, self._mounts, self._policy = processes, mounts, policy
 
     def read(self, path: str) -> str:
         """A small text file without blanks around it; empty where it is not there or may not be read."""
@@ -138,6 +143,13 @@ class Facts:
         if self._processes is not None:
             return self._processes
         return proc.scan() if self.alive else ()
+
+    @cached_property
+    def policy(self) -> Policy:
+        """Raises BadConfig."""
+        from kexecd.config.policy import read_policy  # late: it is known already, but where a tree is looked at
+
+        return read_policy(self.root) if self._policy is None else self._policy
 
     @cached_property
     def mounts(self) -> tuple[Mount, ...]:

@@ -29,6 +29,7 @@ class Scope(StrEnum):
 
     LOAD = "load"  # before an image is loaded, whoever loads it
     RESTART = "restart"  # before a restart that kexecctl is asked for, also into an image that is in memory
+    BOTH = "both"  # it looks at the image in question: before its load, or when it is in memory already
 
 
 @dataclass(frozen=True, slots=True)

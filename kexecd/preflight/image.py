@@ -16,8 +16,6 @@ from kexecd.model import BootEntry, FileRecord, Source
 from kexecd.preflight.facts import Facts
 from kexecd.preflight.finding import Flaw, Severity
 
-SCRATCH = "/sys/kernel/debug/kho/out/scratch_len"  # kernel/liveupdate/kexec_handover_debugfs.c: one number an area
-
 
 def boot_entry(facts: Facts) -> Iterator[Flaw]:
     if isinstance(facts.subject.refusal, NoEntry):
@@ -47,17 +45,6 @@ def memory(facts: Facts) -> Iterator[Flaw]:
     if needed > free:
         why = f"loading takes {_mib(needed)} of memory for a while, and {_mib(free)} are available"
         yield Flaw(why, "stop something large first, or make the initrd smaller")
-
-
-def handover_space(facts: Facts) -> Iterator[Flaw]:
-    target = facts.subject.target
-    areas = [int(word, 0) for word in facts.read(SCRATCH).split() if word.isdecimal() or word.startswith("0x")]
-    if target is None or not areas or not sysfs.kho(facts.root):
-        return
-    largest = max(target.kernel.size, sum(file.size for file in target.initrds))
-    if largest > max(areas):
-        why = f"with kho=on it has to fit into a scratch area: it has {_mib(largest)}, the largest {_mib(max(areas))}"
-        yield Flaw(why, "enlarge kho_scratch= on the running kernel's command line, or boot it without kho=on")
 
 
 def modules(facts: Facts) -> Iterator[Flaw]:

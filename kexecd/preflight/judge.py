@@ -26,7 +26,7 @@ def judge(
     said = {rule.check: rule for rule in rules}
     found = []
     for check in checks:
-        if scope is not None and scope is not check.scope:
+        if scope is not None and check.scope not in (scope, Scope.BOTH):
             continue
         rule = said.get(check.id)
         if rule is None or rule.answer is not Answer.IGNORE:

@@ -3,21 +3,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from kexecd import handoff
 from kexecd.handoff import How
 from kexecd.kernel import sysfs
+from kexecd.kernel import watchdog as watchdogs
 from kexecd.kernel.files import join_root
 from kexecd.preflight.facts import Facts
 from kexecd.preflight.finding import Flaw
-
-FWUPD = re.compile(r"(fwupd-.+)-0abba7dc-e516-4167-bbf5-4d9d1c739416")
-"""fwupd's variables, one for each update, called by their vendor (fwupd, plugins/uefi-capsule)."""
-
-FWUPD_STATUS = 48  # offset of a 32-bit number, behind version, GUID, flags, instance and time
-ATTEMPT_UPDATE = 1  # of that number; the next boot makes a 2 of it
 
 CLOCKS_DIFFER = 120
 """Seconds between the hardware's clock and the system's that are more than drift."""
@@ -38,15 +32,6 @@ def crash_kernel(facts: Facts) -> Iterator[Flaw]:
 def firmware_wish(facts: Facts) -> Iterator[Flaw]:
     if wish := facts.subject.firmware_wish:
         yield Flaw(f"{wish}, and a kexec never gets there", f"{_FIRMWARE}, or take that wish back")
-
-
-def firmware_update(facts: Facts) -> Iterator[Flaw]:
-    for file in facts.listing("/sys/firmware/efi/efivars"):
-        name = FWUPD.fullmatch(file)
-        value = facts.efi(name[1], file[-36:]) if name else None
-        if value and int.from_bytes(value[FWUPD_STATUS : FWUPD_STATUS + 4], "little") == ATTEMPT_UPDATE:
-            yield Flaw("an update of the firmware waits for the next start, and a kexec puts it off", _FIRMWARE)
-            return
 
 
 def last_kexec(facts: Facts) -> Iterator[Flaw]:
@@ -77,6 +62,12 @@ def watchdog(facts: Facts) -> Iterator[Flaw]:
             what = facts.read(f"{top}/identity") or name
             why = f"the watchdog {what} resets this machine when nobody feeds it for {seconds} s, as during a start"
             yield Flaw(why, f"give it {SOON} s or more, with RuntimeWatchdogSec= or in its daemon's configuration")
+            return
+    subject = facts.subject
+    version = subject.target.entry.version if subject.target else subject.image.version if subject.image else ""
+    ahead = watchdogs.outlook(version, SOON, facts.root)
+    if version and not ahead.device:
+        yield Flaw(ahead.sentence(), ahead.remedy)
 
 
 _FIRMWARE = "restart through the firmware: `kexecctl reboot --firmware`"

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from kexecd.config.checks import CheckId
 from kexecd.errors import ExitCode
-from kexecd.preflight import devices, image, people, permission, recovery, root, scripts, storage
+from kexecd.preflight import devices, handover, image, people, permission, recovery, root, scripts, storage, turn
 from kexecd.preflight.finding import Check, Scope, Severity
 
 REFUSE, WARN, NOTE = Severity.REFUSE, Severity.WARN, Severity.NOTE
-LOAD, RESTART = Scope.LOAD, Scope.RESTART
+LOAD, RESTART, BOTH = Scope.LOAD, Scope.RESTART, Scope.BOTH
 Id, Exit = CheckId, ExitCode
 
 # A check without an exit code of its own refuses only where the administrator makes it (Check.code).
@@ -35,7 +35,15 @@ CHECKS = (
         Id.COMMAND_LINE, REFUSE, LOAD, "the kernel command line, and its length", image.command_line, Exit.BAD_CONFIG
     ),
     Check(Id.MEMORY, REFUSE, LOAD, "memory to load the image", image.memory, Exit.NO_MEMORY),
-    Check(Id.HANDOVER_SPACE, REFUSE, LOAD, "the scratch areas of kho=on", image.handover_space, Exit.NO_MEMORY),
+    Check(Id.HANDOVER_SPACE, REFUSE, LOAD, "the scratch areas of kho=on", handover.space, Exit.NO_MEMORY),
+    Check(
+        Id.LIVE_UPDATE_FORMAT,
+        REFUSE,
+        LOAD,
+        "a live update that the new kernel would panic of",
+        handover.versions,
+        Exit.UNSUPPORTED,
+    ),
     Check(Id.MODULES, WARN, LOAD, "the modules of the new kernel", image.modules),
     Check(Id.ROOT_DEVICE, REFUSE, LOAD, "the device that root= means", root.root_device, Exit.BAD_CONFIG),
     Check(Id.ROOT_DRIVER, REFUSE, LOAD, "the root's drivers, in initrd or kernel", root.root_driver, Exit.BAD_IMAGE),
@@ -59,6 +67,7 @@ CHECKS = (
     Check(Id.INTERRUPTED_UPGRADE, WARN, RESTART, "an upgrade that was cut short", storage.interrupted_upgrade),
     Check(Id.RECORD_SPACE, REFUSE, RESTART, "room for the new boot's record", storage.record_space, Exit.FAILURE),
     Check(Id.UNWRITTEN_DATA, NOTE, RESTART, "how much is still to be written to the disks", storage.unwritten_data),
+    Check(Id.HANDED_OVER, REFUSE, RESTART, "memory that applications have handed over", handover.state, Exit.DIRTY),
     # Would anybody mind?
     Check(Id.INHIBITORS, REFUSE, RESTART, "inhibitors that block a shutdown", people.inhibitors, Exit.BUSY),
     Check(Id.GUESTS, WARN, RESTART, "virtual machines and containers that run", people.guests),
@@ -66,7 +75,9 @@ CHECKS = (
     # What comes after, and what would rather have the firmware?
     Check(Id.CRASH_KERNEL, WARN, LOAD, "room for a crash kernel, where one is loaded now", recovery.crash_kernel),
     Check(Id.FIRMWARE_WISH, WARN, RESTART, "somebody's wish for the firmware", recovery.firmware_wish),
-    Check(Id.FIRMWARE_UPDATE, WARN, RESTART, "an update that waits for the firmware", recovery.firmware_update),
+    Check(Id.FIRMWARE_UPDATE, WARN, BOTH, "an update of firmware or microcode that waits", turn.firmware_update),
+    Check(Id.FIRMWARE_DEBT, REFUSE, BOTH, "kexecs in a row, where the policy limits them", turn.firmware_debt),
+    Check(Id.DENIED, REFUSE, BOTH, "kernels that have failed on this machine", turn.denied),
     Check(Id.LAST_KEXEC, WARN, RESTART, "whether the last kexec arrived", recovery.last_kexec),
     Check(Id.CLOCK, WARN, RESTART, "the hardware's clock beside the system's", recovery.clock),
     Check(Id.WATCHDOG, WARN, RESTART, "watchdogs that would fire during the new start", recovery.watchdog),
