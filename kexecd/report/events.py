@@ -59,7 +59,7 @@ def as_text(event: Event) -> str:
             return f"{name}: {event.text}" if name else event.text
         case EventKind.UNDONE:
             return f"{name}: undone"
-        case EventKind.STATE:
+        case EventKind.STATE | EventKind.QUIT:
             return ""
         case EventKind.COMMIT:
             return f"commit point: {event.text}"

@@ -95,10 +95,10 @@ def say(message: Message) -> None:
     log = open_log()
     log.tell(message)
     if log.lost:
-        _tell_kernel(message)
+        tell_kernel(message)
 
 
-def _tell_kernel(message: Message) -> None:
+def tell_kernel(message: Message) -> None:
     """It keeps what it is told until somebody reads it (Documentation/ABI/testing/dev-kmsg)."""
     with contextlib.suppress(OSError):
         fd = os.open(KMSG, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)

@@ -38,6 +38,11 @@ class Kind(StrEnum):
     DROPPED = "dropped"
     REFUSED = "refused"
     ARRIVED = "arrived"
+    CONFIRMED = "confirmed"
+    GIVEN_UP = "given-up"
+    CAME_BACK = "came-back"
+    CARRIED = "carried"
+    LOST = "lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,11 @@ ROWS = {
     Kind.DROPPED: Row("870030a1bd1c40cfa49a5d2772487167", Priority.NOTICE, "an image was taken out of memory"),
     Kind.REFUSED: Row("72d6d4cf78ac43c68a2dfb21f1bc9430", Priority.WARNING, "a restart that was to be a kexec is none"),
     Kind.ARRIVED: Row("78d554372eb34f8f8e62c3fed4080d37", Priority.NOTICE, "in the new boot: how it came about"),
+    Kind.CONFIRMED: Row("02b79c295fec4e739a8f0c3be6b3899d", Priority.NOTICE, "this boot was found good after a kexec"),
+    Kind.GIVEN_UP: Row("8f81cd75ce064d6f97be89a42e591e9f", Priority.ERROR, "this boot was not, and goes back"),
+    Kind.CAME_BACK: Row("df15d4572f6a4fdaaf4f0228b77b4290", Priority.WARNING, "a kexec failed, its kernel is denied"),
+    Kind.CARRIED: Row("43615470f56c4e23b5d29ca94a481984", Priority.NOTICE, "memory of applications goes along"),
+    Kind.LOST: Row("a3d94b9cf6454910b460297ca09ec26d", Priority.WARNING, "memory of applications will be lost"),
 }
 
 
