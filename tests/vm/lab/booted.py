@@ -34,15 +34,19 @@ def booted(
     cpus: int = 2,
     extra_cmdline: str = "",
     extra_qemu: tuple[str, ...] = (),
+    kernel: Path | None = None,
 ) -> Snapshot:
     """The snapshot of `image` after its boot, from the cache or newly made.
 
-    extra_cmdline counts only where there is no boot loader, which has a command line of its own.
+    extra_cmdline counts only where there is no boot loader, which has a command line of its own. kernel: one that needs
+    no initrd, instead of the image's own.
     """
     hardware = hardware_for(
         image, memory_mib=memory_mib, cpus=cpus, extra_cmdline=extra_cmdline, extra_qemu=extra_qemu
     )
     hardware = replace(hardware, direct=not image.recipe.loader.on_disk)
+    if kernel:
+        hardware = replace(hardware, kernel=kernel, initrd=None)
     directory = image.directory / f"snapshot-{snapshot_key(image, hardware)}"
 
     def boot(workdir: Path) -> None:

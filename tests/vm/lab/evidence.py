@@ -53,7 +53,10 @@ _REPLAY = re.compile(
 )
 _JUMP = re.compile(r"kexec(?:_core)?: Starting new kernel")
 _BANNER = re.compile(r"\bLinux version (\S+)")
-_PANIC = re.compile(r"Kernel panic - not syncing|end Kernel panic|You are in emergency mode")
+# In a line of the kernel's own: kexecctl too says of what an earlier one has died.
+_PANIC = re.compile(
+    r"^\s*(?:\[ *\d+\.\d+\](?:\[ *[CT]\d+\])? )?(?:---\[ end )?Kernel panic - not syncing|You are in emergency mode"
+)
 _TIMESTAMP = re.compile(r"^\s*(?:<\d+>)?\[ *\d+\.\d+\]\s*")
 
 

@@ -18,6 +18,7 @@ from tests.vm.lab.hardware import DATA, EFI_VARIABLES, ROOT, Hardware, hardware_
 from tests.vm.lab.image import GuestImage
 from tests.vm.lab.loaders import Firmware
 from tests.vm.lab.machine import Machine, new_efi_variables, overlay
+from tests.vm.lab.memory import flip
 from tests.vm.lab.qmp import Event
 from tests.vm.lab.snapshot import Snapshot, save_console
 
@@ -219,6 +220,11 @@ class Guest:
     def type(self, text: str) -> None:
         """Type at the serial console."""
         self._machine.console.type(text)
+
+    def flip(self, pattern: bytes) -> int:
+        """Change a byte of each place in its memory that holds `pattern`; returns how many there were."""
+        with self._telling():
+            return flip(self._machine.qmp, self.hardware.memory_mib, pattern)
 
     # Watching the guest ----------------------------------------------------------------------------
 

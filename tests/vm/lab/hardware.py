@@ -21,7 +21,7 @@ class Hardware:
     memory_mib: int
     cpus: int
     kernel: Path
-    initrd: Path
+    initrd: Path | None
     cmdline: str
     extra_qemu: tuple[str, ...] = ()
     firmware: Firmware = Firmware.BIOS

@@ -223,8 +223,9 @@ def _run_script(text: str, root: Path) -> None:
 
 
 def _kernel_file(root: Path, recipe: Recipe, *kinds: str) -> Path:
-    found = sorted(path for kind in kinds for path in (root / "boot").glob(f"{kind}-{recipe.firmware_kernel}*"))
+    version = recipe.boots or recipe.firmware_kernel
+    found = sorted(path for kind in kinds for path in (root / "boot").glob(f"{kind}-{version}*"))
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "nothing"
-        raise BuildError(f"{recipe.name}: expected one /boot/{kinds[0]}-{recipe.firmware_kernel}*, found {names}")
+        raise BuildError(f"{recipe.name}: expected one /boot/{kinds[0]}-{version}*, found {names}")
     return found[0]

@@ -82,9 +82,8 @@ def _boot_arguments(hardware: Hardware, root: Path) -> list[str]:
             "-drive", f"if=pflash,unit=1,format=qcow2,cache=unsafe,file={_quoted(root.with_name(EFI_VARIABLES))}",
         ]  # fmt: skip
     if hardware.direct:
-        arguments += [
-            "-kernel", str(hardware.kernel), "-initrd", str(hardware.initrd), "-append", hardware.cmdline,
-        ]  # fmt: skip
+        arguments += ["-kernel", str(hardware.kernel), "-append", hardware.cmdline]
+        arguments += ["-initrd", str(hardware.initrd)] if hardware.initrd else []
     return arguments
 
 

@@ -93,6 +93,8 @@ class Recipe:
     """More for the kernel's command line."""
     programs: tuple[tuple[str, str], ...] | None = None
     """What lies over the base: (path, content)."""
+    boots: str | None = None
+    """The beginning of the version that the firmware boots, where it is another than the base was made for."""
 
     @property
     def cmdline(self) -> str:
@@ -122,7 +124,9 @@ class Recipe:
         """Twelve hex digits that change whenever the base image would."""
         # Two that share a base differ in who is PID 1 there: that is up to the command line.
         init = Init.OPENRC_SYSVINIT if self.init.is_upstream_openrc else self.init
-        base = dataclasses.replace(self, name=self.base_name, init=init, base=None, words=None, programs=None)
+        base = dataclasses.replace(
+            self, name=self.base_name, init=init, base=None, words=None, programs=None, boots=None
+        )
         return base.key
 
     @property
