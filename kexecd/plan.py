@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from kexecd.config.policy import Policy
 from kexecd.model import Act, Phase, Plan, Process, State, Step, Way
 from kexecd.teardown.announce import Announce
-from kexecd.teardown.filesystems import PATIENCE, SETTLING, ReadOnly, Settle, Unmount
+from kexecd.teardown.filesystems import PATIENCE, SETTLING, ReadOnly, Settle, Unmount, look
 from kexecd.teardown.processes import QuitProcesses
 from kexecd.teardown.survey import Survey
 from kexecd.teardown.sync import StartSync, Sync
@@ -67,6 +67,8 @@ class Parts:
     load, record: put what is to be booted into memory, if it is not there, and write down that it will be.
     drop: what a restart through the firmware does with an image. hand_over: asks PID 1 to do the whole work.
     prepare, freeze: the administrator's hooks, in phases of their own.
+    keep: writes down what has happened, for the new boot's report; as late as a disk takes it.
+    carry: asks for, and takes along, what applications have handed over; two phases, the second past the commit point.
     """
 
     services: ServiceSteps = ServiceSteps()
@@ -76,6 +78,17 @@ class Parts:
     hand_over: tuple[Step, ...] = ()
     prepare: tuple[Phase, ...] = ()
     freeze: tuple[Phase, ...] = ()
+    carry: tuple[Phase, ...] = ()
+    keep: tuple[Step, ...] = ()
+
+    @property
+    def asking(self) -> tuple[Phase, ...]:
+        """What of `carry` comes before the commit point."""
+        return tuple(phase for phase in self.carry if phase.priority < COMMIT_POINT)
+
+    @property
+    def carrying(self) -> tuple[Phase, ...]:
+        return tuple(phase for phase in self.carry if phase.priority >= COMMIT_POINT)
 
 
 def build(way: Way, act: Act, policy: Policy, survey: Survey, parts: Parts, *, going_to: str) -> Plan:
@@ -110,6 +123,7 @@ def _fast(policy: Policy, survey: Survey, parts: Parts, going_to: str) -> tuple[
             share=0.0, at_least=STARTING,
         ),
         *parts.prepare,
+        *parts.asking,
         Phase(
             "announce", 4999, "people, as soon as it is certain: they may still save something",
             (_announcement(policy, survey, going_to),),
@@ -149,9 +163,10 @@ def _fast(policy: Policy, survey: Survey, parts: Parts, going_to: str) -> tuple[
             share=0.8,
         ),
         *parts.freeze,
+        *parts.carrying,
         Phase(
             "sync", 12000, "before unmounting, so that an unmount has nothing left to wait for",
-            (Sync(),),
+            (*parts.keep, Sync(ahead=look)),
             at_least=math.inf,  # bounded by its own progress
         ),
         Phase(
@@ -170,6 +185,7 @@ def _fast(policy: Policy, survey: Survey, parts: Parts, going_to: str) -> tuple[
 
 def _now(policy: Policy, survey: Survey, parts: Parts, going_to: str) -> tuple[Phase, ...]:
     return (
+        *parts.asking,
         Phase(
             "announce", 4999, "people, although they cannot do much",
             (_announcement(policy, survey, going_to),),
@@ -180,9 +196,10 @@ def _now(policy: Policy, survey: Survey, parts: Parts, going_to: str) -> tuple[P
 
 def _closing(survey: Survey, parts: Parts) -> tuple[Phase, ...]:
     return (
+        *parts.carrying,
         Phase(
             "sync", 12000, "most of the data, while writers still run",
-            (*parts.drop, Sync()),
+            (*parts.drop, *parts.keep, Sync()),
             at_least=math.inf,  # bounded by its own progress
         ),
         Phase(
@@ -213,9 +230,10 @@ def _orderly(policy: Policy, survey: Survey, parts: Parts, going_to: str) -> tup
     del policy, survey, going_to  # PID 1 announces, stops, unmounts and jumps in its own order
     return (
         *parts.prepare,
+        *parts.asking,
         Phase(
             "hand over", 4999, "the rest is PID 1's, in its own order",
-            parts.hand_over,
+            (*parts.keep, *parts.hand_over),
             share=0.0, at_least=ASKING,
         ),
     )

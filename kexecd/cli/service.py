@@ -3,10 +3,12 @@
 
     start   every restart of this machine is to be a kexec from now on
     stop    this machine goes down, or only the service: load, keep or drop the image
-    freeze  all services have stopped and the disks can still be written: the freeze hooks of an orderly restart
+    freeze  all services have stopped and the disks can still be written: the freeze hooks of an orderly restart, and
+            what applications have handed over, wherever this machine goes
     status  armed or not, and what the next restart will do, with the reason
 
-stop and freeze are part of a restart that goes on whatever they say: they end within MOST seconds, and with 0.
+stop and freeze are part of a restart that goes on whatever they say: they end within MOST seconds, and with 0; freeze
+has CARRYING more where applications have handed memory over.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from argparse import Namespace
 from collections.abc import Callable
 
 from kexecd import handoff, state
+from kexecd.cli.keep import Chronicle
 from kexecd.cli.output import print_json, shown
 from kexecd.cli.preload import Decision, Fate, carry_out, decide, load_now
 from kexecd.cli.steps import bounded
@@ -27,18 +30,25 @@ from kexecd.config.settings import read_settings
 from kexecd.errors import Busy, ExitCode, NotPermitted, Refusal
 from kexecd.executor import Executor, RealClock
 from kexecd.init import pid1
+from kexecd.init.detect import detect
 from kexecd.init.pid1 import Pid1
 from kexecd.init.wishes import Going, Heading, heading
 from kexecd.kernel import sysfs
+from kexecd.liveupdate import place
 from kexecd.model import Act, Event, EventKind, Plan, State, Way
 from kexecd.plan import FREEZE
 from kexecd.record import RUN_DIR, loaded_record
 from kexecd.report.log import open_log
 from kexecd.report.messages import Kind, message
+from kexecd.state import Restart
 from kexecd.teardown.hooks import HookCall, HookFacts, phases
+from kexecd.wayback import settle
 
 MOST = 60.0
 """Seconds that stop and freeze take at most; what is below leaves room in them for children that have to be killed."""
+
+CARRYING = 120.0
+"""Seconds for what applications have handed over to be written down: the alternative is to lose it."""
 
 ASKING = 10.0  # to find out what this machine does next
 WORKING = 38.0  # to load and prepare
@@ -58,7 +68,7 @@ def service(options: Namespace) -> ExitCode:
         case "stop":
             _survive(lambda: _stop(options.going))
         case "freeze":
-            _survive(lambda: _in_time(_freeze, MOST - UNDOING))
+            _survive(_freeze)
         case "status":
             return _status(as_json=options.json)
     return ExitCode.OK
@@ -103,7 +113,7 @@ def _stop(going: str) -> None:
         return
     if found.going is Going.DOWN:
         _say(f"no kexec, this machine does not restart: {found.why}")
-        _in_time(lambda: _drop("it did not restart then, but went down in another way"), DROPPING)
+        _in_time(lambda: _drop("it did not restart then, but went down in another way", restarts=False), DROPPING)
         return
     armed = state.is_armed(RUN_DIR)
     try:
@@ -155,27 +165,35 @@ def _reboot(*, armed: bool) -> None:
             open_log().tell(message(Kind.LOADED, _outlook(decision)))
 
 
-def _drop(why: str, *, meant: bool = False) -> None:
-    """Take whatever image there is out of memory, and tell the next boot why there was no kexec where one was meant."""
+def _drop(why: str, *, meant: bool = False, restarts: bool = True) -> None:
+    """Take whatever image there is out of memory, and tell the next boot why there was no kexec where one was meant.
+
+    restarts: through the firmware, which is written down. The daemon asks when logind says that this machine is about
+    to go down, and PID 1 asks again when it stops the service: what was decided is not to be decided again by then.
+    """
     from kexecd import loader  # late: most restarts keep what they have
 
     try:
         with contextlib.suppress(OSError):
-            state.clear(RUN_DIR)
+            _to_firmware() if restarts else state.clear(RUN_DIR)
         if loader.unload():
             open_log().tell(message(Kind.DROPPED, f"the image is out of memory: {why}"))
     except Refusal as refusal:
         # What is left in memory is not jumped into: whoever comes last looks at the state (kexecd/jump.py).
         with contextlib.suppress(OSError):
-            state.reached(State.PREPARED, Way.ORDERLY, Act.FIRMWARE, loaded=False, run_dir=RUN_DIR)
+            _to_firmware()
         _warn(refusal.sentence())
     # Last: a disk may not answer any more.
     pending = handoff.expected()
     if meant or (pending and pending.from_boot_id == sysfs.boot_id()):
         try:
-            handoff.refuse(why)
+            settle.tell_next_boot(why)
         except OSError as error:
             _warn(f"the next boot will not be told why there was no kexec: {(error.strerror or str(error)).lower()}")
+
+
+def _to_firmware() -> None:
+    state.reached(State.PREPARED, Way.ORDERLY, Act.FIRMWARE, loaded=False, run_dir=RUN_DIR)
 
 
 def _drop_ours() -> None:
@@ -192,11 +210,40 @@ def _drop_ours_in_turn() -> None:
 
 
 def _freeze() -> None:
-    """In a child. The hooks' freeze, once, if PID 1 takes down a restart of ours that is all prepared."""
+    """Once, what is to be done when nobody writes any more: of PID 1's own way down, not of ours."""
     restart = state.read(RUN_DIR)
     ready = restart and restart.state is State.PREPARED and restart.way is Way.ORDERLY and restart.act is Act.KEXEC
-    if not restart or not ready or not sysfs.kexec_loaded():
+    kexec = bool(ready and sysfs.kexec_loaded())
+    if restart and kexec:
+        _in_time(lambda: _freeze_hooks(restart), MOST - UNDOING)
+    if place.exists(RUN_DIR):
+        _in_time(lambda: _freeze_state(restart, kexec=kexec), CARRYING)
+
+
+def _freeze_state(restart: Restart | None, *, kexec: bool) -> None:
+    """In a child. What applications have handed over: by what a kexec of ours was prepared with, and else by file."""
+    from kexecd.liveupdate import steps  # late: most machines have nobody who hands anything over
+
+    if restart is None:
+        found = heading(os.environ, None)
+        if found.going is Going.STAY or found.single:
+            return
+    why = "" if kexec else "no kexec of kexecd's follows"
+    systemd = os.path.isdir("/run/systemd/system")
+    try:
+        told = steps.freeze_and_keep(RUN_DIR, file=why, stay=not systemd, seconds=CARRYING - UNDOING)
+    except Refusal as refusal:
+        text = f"what applications have handed over will be lost: {_why(refusal)}"
+        _warn(text)
+        open_log().tell(message(Kind.LOST, text))
         return
+    if told:
+        _say(told)
+        open_log().tell(message(Kind.CARRIED, told))
+
+
+def _freeze_hooks(restart: Restart) -> None:
+    """In a child. The hooks' freeze, of a restart of ours that is all prepared."""
     image, policy = loaded_record(), read_policy()
     facts = HookFacts(
         way=Way.ORDERLY,
@@ -212,7 +259,15 @@ def _freeze() -> None:
     state.reached(State.FROZEN, restart.way, restart.act, loaded=restart.loaded, run_dir=RUN_DIR)
     walk = phases(read_hooks(), HookCall.FREEZE, facts, base=FREEZE[0], span=FREEZE[1])
     within = min(policy.within, MOST - 2 * UNDOING)
-    Executor(Plan(facts.way, facts.act, within, walk), emit=_tell, clock=RealClock(), committed=True).run()
+    chronicle = Chronicle()
+    chronicle.stopped(detect().name)
+
+    def emit(event: Event) -> None:
+        chronicle(event)
+        _tell(event)
+
+    Executor(Plan(facts.way, facts.act, within, walk), emit=emit, clock=RealClock(), committed=True).run()
+    chronicle.keep()
 
 
 def _tell(event: Event) -> None:

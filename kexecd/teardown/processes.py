@@ -43,6 +43,12 @@ they wait for does not answer."""
 FIRST_PAUSE = 0.05
 """Seconds from one look to the next while somebody does not die; doubled each time."""
 
+SLOWEST = 8
+"""Of a step's processes, how many are told by name with the time that they took."""
+
+SLOW = 0.05
+"""Seconds from which on that is worth telling."""
+
 Held = tuple[int, Process]
 """A pidfd, and the process behind it."""
 
@@ -138,6 +144,7 @@ def quit_found(
         end = max(context.now(), context.deadline - KILL_RESERVE)
         if (yield from quitting.ask(min(context.now() + grace, end))):
             yield from quitting.kill(grace)
+        quitting.tell_slowest()
 
 
 class _Quitting:
@@ -147,6 +154,8 @@ class _Quitting:
         self._context, self._find, self._signal_for = context, find, signal_for
         self._watched = Watched(len(proc.pids()))
         self._known: dict[int, int] = {}
+        self._since: dict[int, float] = {}  # by pid, when it was found first
+        self._slowest: list[tuple[float, float, Process]] = []  # seconds, when it had ended, who
         self._senders: dict[int, Callable[[int], bool]] = {}
 
     def close(self) -> None:
@@ -209,6 +218,7 @@ class _Quitting:
                     os.close(fd)
                     continue
                 found += 1
+                self._since.setdefault(process.pid, self._context.now())
                 if self._known.get(process.pid) != process.start:
                     fresh += treat(fd, process)
                 self._watched.hold(fd, process)
@@ -246,4 +256,15 @@ class _Quitting:
     def _until_ended(self, until: float) -> Running:
         while self._watched and self._context.now() < until:
             yield self._watched.wait(until)
-            self._watched.drop_ended()
+            self._note(self._watched.drop_ended())
+
+    def _note(self, ended: Collection[Process]) -> None:
+        now = self._context.now()
+        slow = [(now - self._since[process.pid], now, process) for process in ended]
+        self._slowest += [row for row in slow if row[0] >= SLOW]
+        self._slowest = sorted(self._slowest, key=lambda row: row[0])[-SLOWEST:]
+
+    def tell_slowest(self) -> None:
+        """Slowest first; those that are left behind have not ended."""
+        for seconds, at, process in reversed(self._slowest):
+            self._context.quit(leftover.who(process), at, seconds)

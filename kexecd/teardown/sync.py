@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 from kexecd.kernel import mountinfo, sysfs
 from kexecd.model import Context, Mount, Running
-from kexecd.teardown.workers import Call, Workers, hire_ahead
+from kexecd.teardown.graph import Graph, Walk
+from kexecd.teardown.workers import Call, Workers, hire_ahead, left_behind
 
 PARALLEL = 16
 """Filesystems at a time: the flusher threads of the kernel write to all disks at once anyway, here is only waited."""
@@ -34,6 +35,9 @@ PROGRESS = 1 << 20
 LOOK = 0.25
 """Seconds between two looks at Dirty and Writeback, which nothing can be waited for."""
 
+
+PIPELINE = 0.1
+"""Seconds after which those that are written are closed while the others still write."""
 
 LOST = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
 """What syncfs(2) says when something could not be written. Other errors are about the way to a mount, which may be a
@@ -67,9 +71,14 @@ class StartSync:
 
 @dataclass(frozen=True, slots=True)
 class Sync:
-    """Not bounded by the clock alone: pulling the rug at a fixed time is how files are lost."""
+    """Not bounded by the clock alone: pulling the rug at a fixed time is how files are lost.
+
+    ahead: what is to be unmounted next. What is a leaf of it goes as soon as it is written, while slower disks still
+    write; what does not go that way is asked again by Unmount, which says why it does not.
+    """
 
     early: bool = False  # beside the quitting of applications, so that little is left to write when they are gone
+    ahead: Callable[[], Graph] | None = field(default=None, repr=False)
     mounts: Callable[[], tuple[Mount, ...]] = field(default=mountinfo.read, repr=False)
     unwritten: Callable[[], int] = field(default=sysfs.writeback, repr=False)
     name: str = "sync"
@@ -78,7 +87,7 @@ class Sync:
         return "start writing back what is dirty" if self.early else "write back everything, as long as it gets less"
 
     def run(self, context: Context) -> Running:
-        if self.early and self.unwritten() < EARLY:
+        if self.early and (self.unwritten() < EARLY or _is_under_way()):
             hire_ahead(min(PARALLEL, 1 + len(mountinfo.writable_disks(self.mounts()))))
             return
         workers = Workers(PARALLEL, patience=float("inf"), now=context.now)
@@ -87,14 +96,23 @@ class Sync:
             for mount in mountinfo.writable_disks(self.mounts()):
                 workers.submit(Call("syncfs", (mount.point,)))
             least, since = self.unwritten(), context.now()
+            leaves: dict[str, Call] | None = None
+            written, begin = set[str](), since
             while workers.busy:
-                disks = [call.arguments[0] for call in workers.under_way if call.operation == "syncfs"]
+                if self.ahead and leaves is None and written and context.now() >= begin + PIPELINE:
+                    leaves = {call.subject: call for call in Walk(self.ahead()).start() if call.operation == "umount"}
+                for call in [leaves.pop(point) for point in written & leaves.keys()] if leaves else ():
+                    workers.submit(call)
+                disks = [call.subject for call in workers.under_way if call.operation in ("syncfs", "umount")]
                 if self.early and (not disks or context.now() >= context.deadline):
                     return  # the one after the applications finishes the work
                 end = since + (WINDOW if disks else REST_WINDOW)
-                ended = workers.collect((yield workers.wait(min(end, context.now() + LOOK))))
+                look = PIPELINE if self.ahead and leaves is None else LOOK
+                ended = workers.collect((yield workers.wait(min(end, context.now() + look))))
                 for outcome in ended:
-                    if outcome.errno in LOST:
+                    if outcome.call.operation == "syncfs" and not outcome.errno:
+                        written.add(outcome.call.subject)
+                    elif outcome.call.operation != "umount" and outcome.errno in LOST:
                         context.tell(f"could not {outcome.call}: {outcome.why}")
                 left = self.unwritten()
                 if ended or left <= least - PROGRESS:
@@ -113,6 +131,11 @@ class Sync:
 
     def undo(self) -> None:
         """Nothing: written back is written back."""
+
+
+def _is_under_way() -> bool:
+    """Whether StartSync's is not done: another one beside it costs each disk one more flush, and writes nothing."""
+    return any(call.operation == "sync" for call in left_behind())
 
 
 def _size(count: int) -> str:

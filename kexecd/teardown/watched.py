@@ -10,11 +10,14 @@ from collections.abc import Iterable
 from kexecd.kernel import descriptors
 from kexecd.model import Process, Wait
 
+FEW = 32
+"""Processes down to which each end is waited for: those are the slow ones, of which a report says how slow."""
+
 
 class Watched:
     """As many as there are file descriptors for; whoever finds no room is found again when there is some.
 
-    One of them is waited for, the last: when that has ended most of the others have as well, so that thousands who quit
+    Of many one is waited for, the last: when that has ended most of the others have as well, so that thousands who quit
     make a handful of wake-ups. Which ones have ended one epoll then says at a time.
     """
 
@@ -53,12 +56,18 @@ class Watched:
         self._close(tuple(self._held)[self._room :])
 
     def wait(self, until: float) -> Wait:
-        """What a step has to yield to be woken when the last of them has ended."""
-        return Wait(frozenset((next(reversed(self._held)),)), until)
+        """What a step has to yield to be woken when the last of many has ended, or one of a few."""
+        fd = next(reversed(self._held)) if len(self._held) > FEW else self._ended.fileno()
+        return Wait(frozenset((fd,)), until)
 
-    def drop_ended(self) -> None:
+    def drop_ended(self) -> list[Process]:
+        """Let go of those that have ended; returns them."""
+        ended = []
         while batch := self._ended.poll(0, max(1, len(self._held))):
-            self._close(fd for fd, _ in batch if fd in self._held)
+            gone = [fd for fd, _ in batch if fd in self._held]
+            ended += [self._held[fd] for fd in gone]
+            self._close(gone)
+        return ended
 
     def close(self) -> None:
         self._close(tuple(self._held))

@@ -150,6 +150,35 @@ def test_what_led_to_a_boot_is_only_looked_for_where_something_was_asked_for(sta
 
 
 @isolated
+def test_a_boot_is_only_waited_for_after_a_kexec_and_in_the_background(stage: Stage) -> None:
+    stage.begin()
+    line = stage.directory / "cmdline"
+    line.write_text("root=/dev/vda quiet\n")
+    command("mount", "--bind", str(line), "/proc/cmdline")
+    for script in ("kexec-confirm", "lsb/kexecd-confirm"):
+        assert stage.call(script, "start") == (0, [])
+        assert stage.call(script, "stop") == (0, [])
+    line.write_text("root=/dev/vda kexecd.nonce=0123 quiet\n")
+    result, (call,) = stage.call("kexec-confirm", "start")
+    assert result == 0 and "--background --make-pidfile --pidfile /run/kexecd-confirm.pid" in call
+    assert call.endswith(f"--exec {stage.directory}/kexecctl -- confirm")
+    pidfile = Path("/run/kexecd-confirm.pid")
+    pidfile.write_text(f"{os.getpid()}\n")
+    result, (call,) = stage.call("kexec-confirm", "stop", STATUS="1")
+    assert result == 0 and call.startswith("start-stop-daemon --stop ")
+    pidfile.unlink()
+    # Debian's calls the real one.
+    (stage.directory / "kexecctl").write_text(f'#!/bin/sh\necho "kexecctl $*" >> {stage.log}\nexec sleep 60\n')
+    assert stage.call("lsb/kexecd-confirm", "start")[0] == 0
+    eventually(lambda: stage.log.read_text() == "kexecctl confirm\n")
+    assert stage.call("lsb/kexecd-confirm", "status")[0] == 0
+    process = Path(f"/proc/{int(pidfile.read_text())}/comm")
+    eventually(lambda: process.read_text() == "sleep\n")
+    assert stage.call("lsb/kexecd-confirm", "stop")[0] == 0
+    assert not process.exists()
+
+
+@isolated
 def test_the_freeze_hooks_cost_nothing_where_no_restart_was_asked_for(stage: Stage) -> None:
     stage.begin()
     assert stage.call("kexec-finish", "stop") == (0, [])
@@ -200,7 +229,7 @@ def test_debians_do_nothing_where_systemd_is(stage: Stage) -> None:
     os.makedirs("/run/systemd/system")
     Path("/var/lib/kexecd/pending.json").touch()
     Path("/run/kexecd/state.json").touch()
-    for name in ("preload", "jump", "hooks", "finish"):
+    for name in ("preload", "jump", "hooks", "confirm", "finish"):
         for verb in ("start", "stop"):
             assert stage.call(f"lsb/kexecd-{name}", verb, RUNLEVEL="6", RC_REBOOT="YES") == (0, [])
 

@@ -222,12 +222,33 @@ def test_a_restart_that_was_all_prepared_and_then_became_a_poweroff_is_explained
 def test_a_file_that_means_the_firmware_once_drops_even_a_foreign_image_and_is_removed(machine: Machine) -> None:
     machine.begin()
     for name in ("nokexec", "no-kexec-reboot"):
+        state.clear(RUN_DIR)  # another restart
         (machine.directory / name).touch()
         machine.tell_loaded(1)
         stop()
         assert not machine.is_loaded() and not (machine.directory / name).exists()
         assert name in machine.refused
     assert f"there was no kexec: there is a file {machine.directory}/no-kexec-reboot" in machine.next_boot()
+
+
+@isolated
+def test_what_was_decided_holds_when_the_service_is_stopped_again(machine: Machine) -> None:
+    """The daemon asks when logind says that the machine goes down, and PID 1 when it stops the service."""
+    machine.begin()
+    start()
+    (machine.directory / "nokexec").touch()
+    for _ in range(2):
+        stop()
+        assert not machine.is_loaded() and "nokexec" in machine.refused
+    state.reached(State.PREPARED, Way.ORDERLY, Act.FIRMWARE, loaded=False, run_dir=RUN_DIR)
+    for _ in range(2):
+        stop()
+        assert not machine.is_loaded()
+    state.clear(RUN_DIR)
+    machine.hook("echo no; exit 1")
+    for _ in range(2):
+        stop()
+        assert not machine.is_loaded() and machine.calls == ["prepare", "cancel"] and "no" in machine.refused
 
 
 @isolated
@@ -413,7 +434,7 @@ def test_a_veto_makes_it_a_restart_through_the_firmware_and_the_next_boot_says_w
     machine.hook('[ "$KEXECD_CALL" != prepare ] || { echo the cache is rebuilt; exit 1; }')
     start()
     stop()
-    assert not machine.is_loaded() and machine.calls == ["prepare", "cancel"] and state.read(RUN_DIR) is None
+    assert not machine.is_loaded() and machine.calls == ["prepare", "cancel"]
     why = "prepare hook it: it ended with exit status 1, saying: the cache is rebuilt"
     assert f"no kexec, this restart goes through the firmware: {why}" in capfd.readouterr().err
     assert machine.next_boot() == f"other: there was no kexec: {why}"
@@ -660,7 +681,7 @@ def test_an_image_that_cannot_be_taken_out_is_not_jumped_into_all_the_same(machi
 @isolated
 def test_a_disk_that_does_not_answer_keeps_no_image_in_memory(machine: Machine) -> None:
     machine.begin()
-    machine.patch.setattr(handoff, "refuse", lambda why: signal.pause())
+    machine.patch.setattr(handoff, "refuse", lambda *words, **more: signal.pause())
     machine.patch.setattr(service, "DROPPING", 0.5)
     start()
     stop()

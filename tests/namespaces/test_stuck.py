@@ -211,6 +211,31 @@ def test_a_dead_disk_keeps_no_other_one_from_being_written_back(tmp_path: Path) 
 
 
 @isolated
+def test_a_disk_that_has_written_everything_is_closed_while_a_slower_one_still_writes(tmp_path: Path) -> None:
+    sync.WINDOW, real = 1.0, sync.WINDOW
+    outer = disk(tmp_path, "outer")
+    (outer / "inner").mkdir()
+    other = disk(tmp_path, "other")
+    command("umount", other)
+    inner = mount(f"{other}.img", outer / "inner", "-o", "loop")
+    fuse = Fuse(tmp_path / "fuse")
+    command("mke2fs", "-q", "-t", "ext4", fuse.point / "disk")
+    dead = mount(fuse.point / "disk", tmp_path / "dead", "-o", "loop")
+    for point in (dead, outer, inner):
+        (point / "file").write_bytes(os.urandom(1 << 20))
+    fuse.signal(signal.SIGSTOP)
+    try:
+        disks = [m for m in below(tmp_path)() if mountinfo.kind(m) is Kind.DISK]
+        walk(Sync(mounts=lambda: tuple(disks), ahead=graph_below(tmp_path)))
+        left = {m.point for m in below(tmp_path)()}
+        assert str(inner) not in left, "nothing is mounted on it"
+        assert {str(outer), str(dead)} <= left, "one has to go after another one, and one is not written"
+    finally:
+        fuse.signal(signal.SIGKILL)
+        sync.WINDOW = real
+
+
+@isolated
 def test_what_is_no_disk_of_ours_and_does_not_answer_costs_the_sync_two_seconds(tmp_path: Path) -> None:
     """To sync(2) a filesystem that nobody told us of is like one of a server that is gone: it waits for it."""
     healthy = disk(tmp_path, "healthy")

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from kexecd.kernel.descriptors import readable
 from kexecd.model import Context, Running
-from kexecd.teardown.sync import StartSync
-from kexecd.teardown.workers import Call, Outcome, Workers, hire_ahead, keep_workers, left_behind
+from kexecd.teardown.sync import StartSync, Sync
+from kexecd.teardown.workers import OPERATIONS, Call, Outcome, Workers, hire_ahead, keep_workers, left_behind
 
 NOTHING = Call("holders")  # of no place: it comes back at once
 SECONDS = 20.0
@@ -153,3 +153,21 @@ def test_the_disks_begin_and_nobody_waits_for_them() -> None:
 def test_what_is_written_in_a_moment_needs_no_beginning() -> None:
     assert list(started(1 << 20)) == []
     assert children() == set()
+
+
+@in_own_process
+def test_while_they_are_at_it_nobody_has_them_begin_again() -> None:
+    real, OPERATIONS["sync"] = OPERATIONS["sync"], signal.pause
+    keep_workers()
+    assert list(started(1 << 30)) == []
+    (at_it,) = left_behind()
+    assert at_it == Call("sync")
+    context = Context(now=time.monotonic, deadline=time.monotonic() + SECONDS, tell=print)
+    early = Sync(early=True, unwritten=lambda: 1 << 30, mounts=lambda: ())
+    before = children()
+    assert list(early.run(context)) == []
+    assert len(children()) == len(before) + 1, "one is hired for what comes next"
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    gone()
+    OPERATIONS["sync"] = real
