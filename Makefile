@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
 #
 # make demo    builds a guest, restarts it with a real kexec, prints the proof
+# make demo-live  a server whose memory outlives kexecs, by files and by live update; compiles a kernel first
 # make test    everything: what `make check` does, and the guests
 # make bench   the way down beside systemd's and sysvinit's; ROWS="idle busy crowded disks", RUNS=3
 # make soak    50 kexecs in a row of one guest with storage on storage, in three quarters of an hour; KEXECS=50
 # make check   the quick part: lint, types, unit tests, namespaces; for every commit
 # make matrix  every door out of a machine on every guest: kexec where it should be, and nothing lost
+# make campaign  every kind of bad kernel, on systemd and on OpenRC: the machine comes back, and remembers why
 # make install DESTDIR= PREFIX=/usr/local INITS="systemd openrc"    (Debian: "systemd lsb"); make uninstall takes it away
 # make deb     .cache/deb/kexecd_*_all.deb
 #
@@ -36,14 +38,23 @@ SHAREDIR ?= /usr/share
 PACKAGES := python3 python3-venv python3-psutil python3-yaml util-linux mount e2fsprogs procps zstd lz4 lzop systemd \
 	xfsprogs btrfs-progs dbus polkitd python3-dbusmock python3-pydbus python3-jeepney python3-systemd shellcheck lintian
 LAB_PACKAGES := qemu-system-x86 qemu-utils mmdebstrap gdisk ovmf
+# For a kernel with live update, which no kernel of Debian's has.
+KERNEL_PACKAGES := gcc make flex bison bc libelf-dev xz-utils zstd
 
-.PHONY: demo test soak check bench matrix install enable uninstall deb packages lab-packages clean
+.PHONY: demo demo-live test soak check bench matrix campaign install enable uninstall deb packages lab-packages kernel-packages clean
 
 demo: $(VENV)/ready lab-packages
 	$(VENV)/bin/python -m tests.vm.demo
 
-test: $(VENV)/ready lab-packages
-	$(VENV)/bin/pytest tests
+demo-live: $(VENV)/ready lab-packages kernel-packages
+	$(VENV)/bin/python -m tests.vm.liveupdate.demo
+
+# At a time: an emulated guest takes a core.
+GUESTS ?= 2
+
+test: $(VENV)/ready lab-packages kernel-packages
+	$(VENV)/bin/pytest tests --ignore=tests/vm
+	$(VENV)/bin/pytest tests/vm -v -n $(GUESTS) --dist loadfile
 
 RUNS ?= 3
 
@@ -51,7 +62,10 @@ bench: $(VENV)/ready lab-packages
 	$(VENV)/bin/python -m tests.vm.bench $(ROWS) --runs $(RUNS)
 
 matrix: $(VENV)/ready lab-packages
-	$(VENV)/bin/python -m tests.vm.doors
+	$(VENV)/bin/python -m tests.vm.doors --guests $(GUESTS)
+
+campaign: $(VENV)/ready lab-packages
+	$(VENV)/bin/python -m tests.vm.campaign
 
 KEXECS ?= 50
 
@@ -66,6 +80,9 @@ packages:
 
 lab-packages:
 	@$(call install_missing,$(LAB_PACKAGES))
+
+kernel-packages:
+	@$(call install_missing,$(KERNEL_PACKAGES))
 
 # Only what is missing, and only then is the package list fetched.
 define install_missing
@@ -92,23 +109,24 @@ FILES = \
 	config/dbus/org.kexecd.service|$(SHAREDIR)/dbus-1/system-services/org.kexecd.service|644 \
 	config/polkit/org.kexecd.policy|$(SHAREDIR)/polkit-1/actions/org.kexecd.policy|644 \
 	README.md|$(DOCDIR)/README.md|644 \
-	$(foreach page,$(filter-out docs/state.md,$(wildcard docs/*.md)),$(page)|$(DOCDIR)/$(notdir $(page))|644) \
+	$(foreach page,$(wildcard docs/*.md),$(page)|$(DOCDIR)/$(notdir $(page))|644) \
 	$(foreach page,kexecctl.8 kexecd.8,docs/man/$(page)|$(MANDIR)/man8/$(page)|644) \
 	$(foreach init,$(INITS),$(FILES_$(init)))
 
 FILES_systemd = \
-	$(foreach unit,kexecd kexecd-preload kexecd-freeze kexecd-finish,\
+	$(foreach unit,kexecd kexecd-preload kexecd-freeze kexecd-confirm kexecd-finish kexecd-state,\
 		units/$(unit).service|$(SYSTEMD_DIR)/system/$(unit).service|644) \
 	units/systemd-reboot.service.d/kexecd.conf|$(SYSTEMD_DIR)/system/systemd-reboot.service.d/kexecd.conf|644 \
+	units/systemd-bless-boot.service.d/kexecd.conf|$(SYSTEMD_DIR)/system/systemd-bless-boot.service.d/kexecd.conf|644 \
 	units/kexecd-reboot|$(SYSTEMD_DIR)/kexecd-reboot|755 \
 	units/system-shutdown/kexecd.shutdown|$(SYSTEMD_DIR)/system-shutdown/kexecd.shutdown|755 \
 	units/90-kexecd.preset|$(SYSTEMD_DIR)/system-preset/90-kexecd.preset|644 \
 	config/tmpfiles.d/kexecd.conf|$(TMPFILES_DIR)/kexecd.conf|644
 
-FILES_openrc = $(foreach script,kexec kexec-jump kexec-finish kexecd,\
+FILES_openrc = $(foreach script,kexec kexec-jump kexec-confirm kexec-finish kexecd kexecd-state,\
 	openrc/$(script)|$(SYSCONFDIR)/init.d/$(script)|755)
 
-FILES_lsb = $(foreach script,kexecd-preload kexecd-hooks kexecd-jump kexecd-finish,\
+FILES_lsb = $(foreach script,kexecd-preload kexecd-hooks kexecd-jump kexecd-confirm kexecd-finish kexecd-state,\
 	openrc/lsb/$(script)|$(SYSCONFDIR)/init.d/$(script)|755)
 
 FILL = sed -e 's|@LIBDIR@|$(LIBDIR)|g' -e 's|@SBINDIR@|$(SBINDIR)|g' -e 's|@DOCDIR@|$(DOCDIR)|g' \

@@ -10,9 +10,11 @@ The flow, which is also the order of the modules and of who may import whom (tes
     target loader       one entry made final, and put into kernel memory
     bootmount handoff   the boot partition for a look; what the new boot is compared with
     teardown/           the steps of the way down
+    history deny        what became of earlier restarts; the kernels that have failed
     plan report/        the ordered phases for this machine, now; what happened, for people and programs
     executor            runs any plan
     init/               how this machine's PID 1 is asked and hooked
+    wayback/            what a new boot has to show, and what is remembered of it
     cli/                kexecctl
     jump                the last act, a file that stands alone
 """

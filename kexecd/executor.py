@@ -153,7 +153,7 @@ class Executor:
         self.committed = committed  # whether the machine goes down whatever happens
         self._failures: list[str] = []
         self._end = clock.now() + plan.within
-        self._context = Context(now=clock.now, deadline=self._end, tell=self._tell)
+        self._context = Context(now=clock.now, deadline=self._end, tell=self._tell, quit=self._quit)
 
     def run(self) -> Result:
         """The whole plan. Raises a Refusal, with everything undone, if it ends before the commit point."""
@@ -268,6 +268,9 @@ class Executor:
 
     def _tell(self, text: str) -> None:
         self._say(EventKind.NOTE, text=text)
+
+    def _quit(self, who: str, at: float, seconds: float) -> None:
+        self._emit(Event(EventKind.QUIT, at, self._phase, text=who, seconds=seconds))
 
     def _say(self, kind: EventKind, step: Step | None = None, text: str = "", seconds: float = 0.0) -> None:
         self._emit(Event(kind, self._clock.now(), self._phase, step.name if step else "", text, seconds))

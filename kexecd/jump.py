@@ -49,6 +49,13 @@ KMSG = "/dev/kmsg"
 POOLED = ("bcachefs", "btrfs", "ubifs", "zfs")  # on several devices, so their device number is anonymous
 STATE = "/run/kexecd/state.json"  # kexecd.state; what is looked for is written so by kexecd.kernel.files.write_json
 FIRMWARE = '"act": "firmware"'
+WATCHDOG = "/run/kexecd/watchdog"  # kexecd.wayback.watchdog: which one is left running over the jump, and for how long
+IMAGE = "image.json"  # kexecd.record, beside it
+
+# include/uapi/linux/watchdog.h; powerpc has other numbers for the directions.
+PPC = os.uname().machine.startswith("ppc")
+WDIOC_KEEPALIVE = 0x40045705 if PPC else 0x80045705
+WDIOC_SETTIMEOUT = 0xC0045706
 OPTIONS = ("--jump", "--check", "--firmware", "--force", "--guard")
 
 
@@ -152,6 +159,30 @@ def reboot(command: int) -> int:
     return ctypes.get_errno()
 
 
+def leave_watchdog(path: str, kmsg: str) -> None:
+    """Have the hardware's watchdog reset a new kernel that hangs, if that was wanted.
+
+    The descriptor stays open to the jump, or to the end of this program; neither stops it.
+    """
+    try:
+        device, seconds = read(path).split()
+        patience = ctypes.c_int(int(seconds))
+        os.stat(os.path.join(os.path.dirname(path), IMAGE))  # gone: the image in memory is another's
+    except (OSError, ValueError):
+        return
+    refuse_in_tests(os.environ)
+    try:
+        fd = os.open(device, os.O_WRONLY | os.O_NOFOLLOW)
+    except OSError as error:
+        say(f"{device} is not set to watch over the new kernel ({name(error.errno)})", kmsg)
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.ioctl(ctypes.c_int(fd), ctypes.c_ulong(WDIOC_SETTIMEOUT), ctypes.byref(patience)):
+        say(f"{device} cannot be set to {seconds} s ({name(ctypes.get_errno())}), and keeps the time that it had", kmsg)
+    libc.ioctl(ctypes.c_int(fd), ctypes.c_ulong(WDIOC_KEEPALIVE), ctypes.byref(ctypes.c_int(0)))
+    say(f"{device} watches over the new kernel", kmsg)
+
+
 def unload() -> int:
     """Free the image, whichever of the two calls has loaded it. The errno, 0 where that went well."""
     refuse_in_tests(os.environ)
@@ -172,9 +203,12 @@ def unload() -> int:
     return ctypes.get_errno()
 
 
-def guard(mountinfo: str, restart: str, kmsg: str, unload: "Callable[[], int]", *, firmware: bool) -> int:
+def guard(
+    mountinfo: str, restart: str, kmsg: str, unload: "Callable[[], int]", watchdog: str, *, firmware: bool
+) -> int:
     """Let PID 1 jump only if we would. firmware: somebody wants that instead."""
     if '"state": "frozen"' in restart and '"way": "orderly"' not in restart:
+        leave_watchdog(watchdog, kmsg)
         return OK  # kexecd has walked its own way down, and judged at the end of it
     try:
         refuse_if_unwanted(FIRMWARE if firmware else restart)
@@ -185,6 +219,8 @@ def guard(mountinfo: str, restart: str, kmsg: str, unload: "Callable[[], int]", 
             say(f"could not take the image out of memory ({name(number)}), although {refused}", kmsg)
             return FAILURE
         say(f"took the image out of memory: {refused}; this machine restarts through the firmware", kmsg)
+        return OK
+    leave_watchdog(watchdog, kmsg)
     return OK
 
 
@@ -221,6 +257,7 @@ def main(
     restart: str = STATE,
     loaded: tuple[str, ...] = LOADED,
     kmsg: str = KMSG,
+    watchdog: str = WATCHDOG,
 ) -> int:
     unknown = [argument for argument in arguments if argument not in OPTIONS]
     if unknown:
@@ -232,7 +269,7 @@ def main(
     deed = "restart through the firmware" if firmware else "restart into the loaded kernel"
     try:
         if "--guard" in arguments:
-            return guard(mountinfo, state(restart), kmsg, unload, firmware=firmware)
+            return guard(mountinfo, state(restart), kmsg, unload, watchdog, firmware=firmware)
         if not firmware and image_is_missing(loaded):
             raise Refused(NOT_LOADED, "no image is loaded")
         if not firmware:
@@ -244,6 +281,8 @@ def main(
         if not jump:
             say(f"--jump would {deed}")
             return OK
+        if not firmware:
+            leave_watchdog(watchdog, log)
         say(f"about to {deed}", log)
         code = reboot(LINUX_REBOOT_CMD_RESTART if firmware else LINUX_REBOOT_CMD_KEXEC)
         exit_code = {errno.EPERM: NOT_PERMITTED, errno.EBUSY: BUSY}.get(code, NOT_RESTARTED)

@@ -68,6 +68,7 @@ def load(
     method: Method = Method.AUTO,
     passed: tuple[str, ...] = (),
     named: bool = True,
+    foreign: bool = False,
     kernel: Kexec = KERNEL,
     run_dir: str = RUN_DIR,
     root: str = "/",
@@ -78,7 +79,8 @@ def load(
     """Load `target` and write down that it was. The descriptors stay open, and the caller's.
 
     method, passed: by which call, and further options for kexec-tools (kexecd.config.kexec_options).
-    named: whether somebody named it, so that it is never replaced by another choice.
+    named: whether somebody named it, so that it is never replaced by another choice. foreign: whether it is another
+    installed system's.
     root: where /proc and /sys are, in which the kernel tells about itself.
     now, clock: seconds since the epoch, and seconds that only ever go on.
     """
@@ -109,6 +111,7 @@ def load(
             method=taken,
             loaded_at=now(),
             named=named,
+            foreign=foreign,
         )
         record.write(image, run_dir, root)
     except OSError as error:

@@ -126,6 +126,7 @@ class ImageRecord:
     method: LoadMethod
     loaded_at: float  # seconds since the epoch
     named: bool = True  # somebody named what it is made of; else it was chosen by itself, and may be chosen anew
+    foreign: bool = False  # of another installed system
 
 
 # How to restart
@@ -268,6 +269,7 @@ class EventKind(StrEnum):
     DONE = "done"  # a step ended well
     FAILED = "failed"  # a step failed; `text` says why
     NOTE = "note"  # something that a person would want to know
+    QUIT = "quit"  # `at` that time a process, `text`, had ended, `seconds` after it was asked to; of the slowest only
     UNDONE = "undone"  # a step was taken back
     STATE = "state"  # the restart has reached the state in `text`
     COMMIT = "commit"  # from here on the machine goes down whatever happens
@@ -308,6 +310,7 @@ class Context:
     now: the clock, in seconds; the only one that steps may look at.
     deadline: when the phase has to be over, on that clock.
     tell: emits a NOTE.
+    quit: emits a QUIT: who ("cron (286)"), when it had ended, and how many seconds that took.
     asked: (pid, start) of processes that somebody has already asked to quit, each once.
     left: (pid, start) of those that cannot be killed, so that nobody waits for them again.
     """
@@ -318,6 +321,7 @@ class Context:
     asked: set[tuple[int, int]] = field(default_factory=set)
     left: set[tuple[int, int]] = field(default_factory=set)
     verdict: Verdict | None = None
+    quit: Callable[[str, float, float], None] = lambda who, at, seconds: None
 
 
 class Step(Protocol):

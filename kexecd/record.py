@@ -97,6 +97,7 @@ def _parse(fields: dict[str, Any]) -> ImageRecord:
         method=LoadMethod(fields["method"]),
         loaded_at=float(fields["loaded_at"]),
         named=bool(fields.get("named", True)),  # of an older kexecd: then it is better not chosen anew
+        foreign=bool(fields.get("foreign", False)),
     )
 
 

@@ -107,6 +107,7 @@ INTERFACES = (
             Argument("Image", "a{sv}"),
             Argument("Target", "s"),
             Argument("Deadline", "d"),
+            Argument("Held", "a{sv}"),
         ),
     ),
     Interface(

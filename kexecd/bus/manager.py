@@ -23,6 +23,7 @@ from kexecd.bus.wire import Incoming, Kind, Malformed
 from kexecd.bus.wishes import Unfit
 from kexecd.kernel import inotify
 from kexecd.kernel.files import read_text
+from kexecd.liveupdate import place
 from kexecd.loop import Loop, Timer
 from kexecd.model import Event, EventKind, State
 from kexecd.record import RUN_DIR, loaded_record
@@ -43,7 +44,7 @@ UNKNOWN_INTERFACE = "org.freedesktop.DBus.Error.UnknownInterface"
 UNKNOWN_PROPERTY = "org.freedesktop.DBus.Error.UnknownProperty"
 READ_ONLY = "org.freedesktop.DBus.Error.PropertyReadOnly"
 
-CHANGES = {"image.json", state.NAME, state.ARMED, state.FINISHED, inotify.LOST}
+CHANGES = {"image.json", state.NAME, state.ARMED, state.FINISHED, place.RECORD, inotify.LOST}
 """The files in /run/kexecd that say something about what is seen here."""
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 
 from kexecd import state
 from kexecd.kernel import sysfs
+from kexecd.liveupdate import place
 from kexecd.model import Act, Event, EventKind, State
 from kexecd.record import loaded_record
 
@@ -27,12 +28,14 @@ class View:
 
     target: what the machine restarts into: the id of a boot entry, "firmware", empty where that is not decided.
     deadline: of a restart past its commit point, seconds of CLOCK_BOOTTIME; 0 without one.
+    held: what applications have handed over, as the holder last wrote it; empty where nothing is held.
     """
 
     state: State = State.NORMAL
     image: dict[str, tuple[str, Any]] = field(default_factory=dict)
     target: str = ""
     deadline: float = 0.0
+    held: dict[str, tuple[str, Any]] = field(default_factory=dict)
 
     def properties(self) -> dict[str, tuple[str, Any]]:
         return {
@@ -40,6 +43,7 @@ class View:
             "Image": ("a{sv}", self.image),
             "Target": ("s", self.target),
             "Deadline": ("d", self.deadline),
+            "Held": ("a{sv}", self.held),
         }
 
     def changed_since(self, before: View) -> dict[str, tuple[str, Any]]:
@@ -54,7 +58,21 @@ def view(run_dir: str, *, arrived: bool, deadline: float, root: str = "/") -> Vi
     target = str(image.get("entry_id", ("s", FOREIGN))[1]) if image else ""
     if restart and restart.act is Act.FIRMWARE:
         target = FIRMWARE
-    return View(state.now(run_dir, arrived=arrived), image, target, deadline)
+    return View(state.now(run_dir, arrived=arrived), image, target, deadline, _held(run_dir))
+
+
+def _held(run_dir: str) -> dict[str, tuple[str, Any]]:
+    """Whose it is and what it is called is between its owner and the holder."""
+    told = place.summary(run_dir)
+    if not told.count and not told.lost:
+        return {}
+    return {
+        "state": ("s", told.state),
+        "count": ("u", told.count),
+        "lost": ("u", told.lost),
+        "carrier": ("s", told.carrier),
+        "why": ("s", told.why),
+    }
 
 
 def _image(run_dir: str, root: str) -> dict[str, tuple[str, Any]]:

@@ -6,9 +6,10 @@ from __future__ import annotations
 from argparse import Namespace
 
 from kexecd import control, handoff, loader, state
+from kexecd.cli.carry import give_back
 from kexecd.cli.output import print_json
 from kexecd.config.hooks import read_hooks
-from kexecd.errors import Busy, ExitCode, NotRestarted
+from kexecd.errors import Busy, ExitCode, NotRestarted, Refusal
 from kexecd.init.detect import detect
 from kexecd.lock import hold
 from kexecd.model import Act, Ask, Way
@@ -57,6 +58,10 @@ def _take_back(restart: Restart) -> list[str]:
             RunHook(hook, HookCall.PREPARE, facts).undo()
         except Exception as error:  # the others are undone all the same
             failed.append(f"{hook.name} could not be undone: {error}")
+    try:
+        give_back()
+    except Refusal as refusal:
+        failed.append(refusal.sentence())
     if restart.act is Act.KEXEC:
         handoff.forget()
         if restart.loaded:

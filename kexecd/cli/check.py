@@ -22,7 +22,7 @@ from contextlib import ExitStack
 
 from kexecd.cli.choosing import Look, boot_partitions, chosen, look_for, names_image, target_for
 from kexecd.cli.output import print_json, print_table
-from kexecd.config.checks import Answer, CheckRule, ignored
+from kexecd.config.checks import Answer, CheckId, CheckRule, ignored
 from kexecd.config.policy import Policy, read_policy
 from kexecd.errors import ExitCode, Refusal
 from kexecd.model import BootTarget, ImageRecord, Way
@@ -65,7 +65,8 @@ def before_load(options: Namespace, seen: Look, target: BootTarget) -> tuple[str
         ours_loaded=loaded_record() is not None,
         system=seen.root if seen.foreign else "",
     )
-    findings = judge(Facts(subject=subject), _rules(options, read_policy()), scope=Scope.LOAD)
+    policy = read_policy()
+    findings = judge(Facts(subject=subject, policy=policy), _rules(options, policy), scope=Scope.LOAD)
     refuse(findings, f"cannot load {target.kernel.path}")
     return _warnings(findings)
 
@@ -80,14 +81,47 @@ def before_restart(options: Namespace, policy: Policy, image: ImageRecord | None
     # memory has said what is wanted.
     wish = _firmware_wish("/") if way is Way.ORDERLY or image is None else ""
     subject = Subject(way=way, image=image, ours_loaded=image is not None, firmware_wish=wish)
-    facts = Facts(subject=subject, processes=here.processes, mounts=here.mounts)
+    facts = Facts(subject=subject, processes=here.processes, mounts=here.mounts, policy=policy)
     findings = judge(facts, _rules(options, policy), scope=Scope.RESTART)
     refuse(findings, "cannot restart this machine")
     return _warnings(findings)
 
 
+def turn_of_firmware(options: Namespace, policy: Policy, image: ImageRecord | None, seen: Look | None) -> str:
+    """Why this restart is to be one through the firmware, as a sentence; empty where nothing speaks for that.
+
+    image: what is in memory and is to be used; seen: else, what would be loaded. Raises what its files are refused for.
+    """
+    from kexecd.preflight import turn  # late: beside the table of all checks it costs nothing
+
+    rules = _rules(options, policy)
+    if turn.is_silent(policy):
+        return ""
+    with ExitStack() as opened:
+        target = None
+        if image is None and seen is not None:
+            from kexecd.target import close  # late: an image that is in memory has no files to close
+
+            target = target_for(options, seen)
+            opened.callback(close, target)
+        facts = Facts(subject=Subject(way=_way(options), target=target, image=image), policy=policy)
+        findings = judge(facts, rules, checks=[one for one in CHECKS if one.id in turn.IDS])
+    first = next((finding for finding in findings if finding.severity is Severity.REFUSE), None)
+    return f"{first.why} (check {first.check})" if first else ""
+
+
+def came_back() -> str:
+    """Why the next restart is to be an ordinary one whatever its kernel, which nobody knows; empty where it is not."""
+    from kexecd.preflight import turn  # late: see above
+
+    return turn.came_back(policy=read_policy())
+
+
 def _rules(options: Namespace, policy: Policy) -> tuple[CheckRule, ...]:
-    return (*policy.checks, *ignored(getattr(options, "ignore", None) or ()))
+    names = list(getattr(options, "ignore", None) or ())
+    if getattr(options, "trial", False):
+        names.append(CheckId.DENIED)  # that is what trying is for
+    return (*policy.checks, *ignored(names))
 
 
 def _way(options: Namespace) -> Way:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from kexecd.config.settings import Settings
     from kexecd.kernel.cmdline import Edits
 
+TRIAL_PANIC = 30
+"""Seconds: a trial has a way back, whatever the policy says."""
+
 OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
 
 
@@ -35,7 +38,8 @@ class Look:
     """What was seen below one root.
 
     loader: the boot loader in charge, None where there is none. problems: what the sources did not understand.
-    foreign: it is another system's root, of which nothing runs.
+    foreign: it is another system's root, of which nothing runs. panic: how many seconds after a panic the new kernel
+    is to restart (Policy.confirm_panic).
     """
 
     settings: Settings
@@ -45,6 +49,7 @@ class Look:
     problems: tuple[str, ...] = ()
     root: str = "/"
     foreign: bool = False
+    panic: int = 0
 
 
 def look(root: str, explicit: str | None = None, *, foreign: bool = False) -> Look:
@@ -55,7 +60,8 @@ def look(root: str, explicit: str | None = None, *, foreign: bool = False) -> Lo
     from kexecd.discover import select, sources
 
     settings = read_settings(root)
-    newest = read_policy(root).choice is Choosing.NEWEST
+    policy = read_policy(root)
+    newest = policy.choice is Choosing.NEWEST
     offer = sources.look(
         root,
         settings.boot_dir,
@@ -68,7 +74,7 @@ def look(root: str, explicit: str | None = None, *, foreign: bool = False) -> Lo
     entries = offer.entries
     if choice.entry and choice.entry not in entries:  # the configuration names it
         entries = (choice.entry, *entries)
-    return Look(settings, entries, choice, offer.loader, problems, root, foreign)
+    return Look(settings, entries, choice, offer.loader, problems, root, foreign, policy.confirm_panic)
 
 
 @contextlib.contextmanager
@@ -132,6 +138,7 @@ def target_for(options: Namespace, seen: Look, root: str = "/") -> BootTarget:
         edits=edits(options),
         machine=sysfs.architecture() if root == "/" else "",
         deep=True,
+        panic=seen.panic or (TRIAL_PANIC if getattr(options, "trial", False) else 0),
     )
 
 

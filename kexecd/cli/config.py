@@ -8,9 +8,9 @@ The classic settings (kexecd.config.settings) and the policy (kexecd.config.poli
                    "default": false, "origin": "/etc/conf.d/kexec:3", "help": "..."}, ...],
      "warnings": ["/etc/conf.d/kexec:5: ...", ...]}
 
-value: a string, a number, a boolean, or null where nothing is set and it is found out when it is needed; of
-kexec_options an object of the fields of KexecOptions. variables: what it is called in the classic files; empty for a
-setting of kexecd.yaml, whose name is its key there. origin: `file:line`, or `default`.
+value: a string, a number, a boolean, a list of strings, or null where nothing is set and it is found out when it is
+needed; of kexec_options an object of the fields of KexecOptions. variables: what it is called in the classic files;
+empty for a setting of kexecd.yaml, whose name is its key there. origin: `file:line`, or `default`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from kexecd.config.policy import Policy, read_policy
 from kexecd.config.settings import Settings, read_settings
 from kexecd.errors import ExitCode
 
-Value = str | float | bool | KexecOptions | None
+Value = str | float | bool | tuple[str, ...] | KexecOptions | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,8 @@ def _shown(value: Value, default: str) -> str:
             return f"{value:g}"
         case KexecOptions():
             return _options(value)
+        case tuple():
+            return "; ".join(value) or "none"
         case _:
             return str(value) or "none"
 

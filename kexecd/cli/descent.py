@@ -17,6 +17,7 @@ from dataclasses import replace
 from enum import IntEnum
 
 from kexecd import state
+from kexecd.cli import afterword, carry
 from kexecd.cli.draft import Draft
 from kexecd.cli.steps import refusal_from
 from kexecd.config.policy import OnDirty
@@ -25,12 +26,13 @@ from kexecd.errors import ExitCode, NotRestarted, Refusal
 from kexecd.executor import UNDONE, Executor, RealClock, steps_of, undo
 from kexecd.init import finish
 from kexecd.kernel import cgroup
-from kexecd.model import Act, Event, EventKind, Phase, State, Step, Way
+from kexecd.model import Act, Event, EventKind, Phase, State, Step, Verdict, Way
 from kexecd.record import RUN_DIR
 from kexecd.report.events import EVENTS_FILE, Sinks, as_text, open_quietly, parse
 from kexecd.report.log import open_log
 from kexecd.standby import Standby
 from kexecd.teardown.workers import keep_workers, left_behind
+from kexecd.wayback import watchdog
 
 
 class Attempt(IntEnum):
@@ -71,6 +73,7 @@ class Descent:
         console, within = open_quietly("/dev/console", os.O_WRONLY), draft.plan.within
         self._sinks = Sinks(text=console, lines=(*events, watcher), log=open_log(), within=within)
         self._door: Door | None = None
+        self._told = ""  # what was done last, and what came of it
 
     def walk(self, attempt: Attempt) -> None:
         """Returns when the restart was given up, or left to PID 1."""
@@ -110,7 +113,8 @@ class Descent:
             _report(self._watcher, NotRestarted("the restart was given up", f"kexecd failed: {error!r}"))
         else:
             if result.committed:
-                self._finish(result.act(plan.act, jump_when_dirty=self._jump_when_dirty), attempt, standby)
+                act = result.act(plan.act, jump_when_dirty=self._jump_when_dirty)
+                self._finish(act, attempt, standby, result.verdict)
             self._tell(f"{self._draft.init.name} takes this machine down now, into {self._draft.going_to}")
         if self._door:
             self._door.close()
@@ -134,16 +138,32 @@ class Descent:
             case Attempt.BARE:
                 return ()
 
-    def _finish(self, act: Act, attempt: Attempt, standby: Standby | None) -> None:
+    def _finish(self, act: Act, attempt: Attempt, standby: Standby | None, verdict: Verdict) -> None:
         if attempt is Attempt.BARE:
             act = Act.FIRMWARE
         if act is not self._draft.plan.act:
             self._note("no kexec: the machine is not clean, it restarts through the firmware")
+        if act is Act.KEXEC and (said := watchdog.leave_running(RUN_DIR)):
+            self._note(said)
         if standby:
             standby.last()
+        if act is not self._draft.plan.act and (said := carry.written_after_all()):
+            self._note(said)
+        if act is not self._draft.plan.act:
+            self._tell_next_boot(f"the machine was not clean: {verdict.sentence()}")
         # A sync of PID 1's own would hang where ours has.
         alone = self._draft.plan.way is Way.NOW or bool(left_behind())
-        finish.finish(self._draft.init, act, alone=alone, tell=self._tell)
+        finish.finish(
+            self._draft.init,
+            act,
+            alone=alone,
+            tell=self._tell,
+            fallen=lambda: self._tell_next_boot(f"the jump did not come about: {self._told}"),
+        )
+
+    def _tell_next_boot(self, why: str) -> None:
+        if not left_behind():  # else a disk does not answer, and would not then
+            afterword.write(why, self._note)
 
     def _give_back(self, begun: tuple[int, ...]) -> None:
         """In the standby, when the walker was killed before the commit point."""
@@ -159,6 +179,7 @@ class Descent:
         self.walk(attempt)
 
     def _tell(self, text: str) -> None:
+        self._told = text
         self._emit(Event(EventKind.ACT, self._clock.now(), text=text))
 
     def _note(self, text: str) -> None:

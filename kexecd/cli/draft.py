@@ -7,8 +7,10 @@ from argparse import Namespace
 from dataclasses import dataclass, replace
 
 from kexecd import handoff
+from kexecd.cli import carry as carried
 from kexecd.cli.choosing import Look, boot_partitions, chosen, look_for, names_image, target_for
-from kexecd.cli.steps import DropImage, HandOver, Load, WriteDown
+from kexecd.cli.keep import Keep
+from kexecd.cli.steps import DropImage, HandOver, Load, WriteDown, terms_of, told_the_plan
 from kexecd.config.hooks import read_hooks
 from kexecd.config.policy import Policy, read_policy
 from kexecd.errors import ExitCode, Refusal
@@ -21,6 +23,7 @@ from kexecd.plan import FREEZE, PREPARE, Parts, build
 from kexecd.record import loaded_record
 from kexecd.teardown.hooks import HookCall, HookFacts, phases
 from kexecd.teardown.survey import Survey, survey
+from kexecd.wayback.begin import Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,28 +67,51 @@ def draw_up(options: Namespace, *, root: str = "/") -> Draft:
     act = Act.FIRMWARE if options.firmware else Act.KEXEC
     way = Way.NOW if options.now else Way.FAST if options.fast else Way.ORDERLY
     loaded = seen = None
+    instead, warnings = "", tuple[str, ...]()
     if way is Way.ORDERLY and root == "/":
         init.refuse_beforehand(act)
     if act is Act.KEXEC:
         loaded = None if names_image(options) or root != "/" else loaded_record()
-        if not loaded:
+        if loaded:
+            instead = _instead(options, policy, loaded, None, root)
+        else:
             with boot_partitions(root):
                 seen = look_for(options, root)
                 chosen(seen)
+                instead = _instead(options, policy, None, seen, root)
+        if instead:
+            act, loaded, seen = Act.FIRMWARE, None, None
+            warnings = (f"no kexec, this restart goes through the firmware: {instead}",)
     here = survey(root)
-    warnings: tuple[str, ...] = ()
     if act is Act.KEXEC and root == "/":
         from kexecd.cli.check import before_restart  # late: of no use to a restart through the firmware
 
         warnings = before_restart(options, policy, loaded, here)
-    parts = _image_parts(options, way, act, seen, here, root)
+    terms = terms_of(policy, loaded, seen, trial=getattr(options, "trial", False))
+    parts = Parts(drop=(DropImage(instead),))
+    if act is Act.KEXEC:
+        parts = _image_parts(options, way, seen, here, root, terms)
     if way is Way.FAST and root == "/":
         parts = replace(parts, services=init.services(policy, here.processes))
         warnings += (parts.services.remark,) if parts.services.remark else ()
     prepare, freeze = _hooks(way, act, policy, loaded, seen, root)
-    parts = replace(parts, hand_over=(HandOver(init, act),), prepare=prepare, freeze=freeze)
-    plan = build(way, act, policy, here, parts, going_to=going_to(act, loaded, seen))
+    carry = carried.phases(act, policy, loaded, seen) if root == "/" else ()
+    parts = replace(parts, hand_over=(HandOver(init, act, instead),), prepare=prepare, freeze=freeze, carry=carry)
+    parts = replace(parts, keep=(Keep(way),))
+    plan = told_the_plan(build(way, act, policy, here, parts, going_to=going_to(act, loaded, seen)))
     return Draft(init, policy, plan, loaded, seen, warnings)
+
+
+def _instead(options: Namespace, policy: Policy, loaded: ImageRecord | None, seen: Look | None, root: str) -> str:
+    """Why this is to be a restart through the firmware although a kexec was asked for; empty where it is not.
+
+    What somebody has named is refused where it has to be: the firmware would boot something else.
+    """
+    from kexecd.cli.check import turn_of_firmware  # late: of no use to a restart through the firmware
+
+    if root != "/" or names_image(options) or (loaded and loaded.named):
+        return ""
+    return turn_of_firmware(options, policy, loaded, seen)
 
 
 def _hooks(
@@ -111,17 +137,16 @@ def _hooks(
     )
 
 
-def _image_parts(options: Namespace, way: Way, act: Act, seen: Look | None, here: Survey, root: str) -> Parts:
-    if act is Act.FIRMWARE:
-        return Parts(drop=(DropImage(),))
+def _image_parts(options: Namespace, way: Way, seen: Look | None, here: Survey, root: str, terms: Terms) -> Parts:
     if root != "/":
         before = pending = None
     else:
         before, pending = loaded_record(), handoff.expected()
     if seen is None:
-        return Parts(record=(WriteDown(way, before=pending),))
+        return Parts(record=(WriteDown(way, before=pending, terms=terms),))
     mounted = frozenset(mount.point for mount in here.mounts)
-    return Parts(load=(Load(seen, options, before, mounted),), record=(WriteDown(way, chosen(seen).id, pending),))
+    record = WriteDown(way, chosen(seen).id, pending, terms)
+    return Parts(load=(Load(seen, options, before, mounted),), record=(record,))
 
 
 def going_to(act: Act, loaded: ImageRecord | None, seen: Look | None) -> str:
@@ -160,8 +185,8 @@ def command_line(draft: Draft, options: Namespace, root: str = "/") -> Line | No
 
     running = sysfs.running_cmdline(root)
     if draft.loaded:
-        return Line(cmdline.canonical(draft.loaded.cmdline), running)
+        return Line(cmdline.to_show(draft.loaded.cmdline), running)
     if draft.seen is None:
         return None
     with opened(target_for(options, draft.seen, root)) as target:
-        return Line(cmdline.canonical(target.cmdline), running, target.entry.remarks)
+        return Line(cmdline.to_show(target.cmdline), running, target.entry.remarks)

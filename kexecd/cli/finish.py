@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: MIT
 """kexecctl finish: say how this boot came about, and call the hooks with `finish` if our kexec led to it; once a boot.
 
+Where a kexec was asked for and did not lead here, it is settled here what became of that (kexecd.wayback.settle). Where
+it did, that is left to `kexecctl confirm`, unless nobody is there who would.
+
 What it says is meant for the log of the new boot: where a kexec was meant and there was none, the reason. As JSON:
 
     {"schema": 1, "finished": true, "how": "kexec", "reason": "...", "hooks": ["database", ...], "notes": ["...", ...]}
@@ -15,19 +18,22 @@ from argparse import Namespace
 from dataclasses import dataclass, field
 
 from kexecd import handoff, state
+from kexecd.cli import carry
 from kexecd.cli.output import print_json, shown
 from kexecd.cli.turn import wait_for
 from kexecd.config.hook_rows import HookCall
 from kexecd.config.hooks import read_hooks
 from kexecd.errors import ExitCode, Refusal
 from kexecd.executor import Executor, RealClock
-from kexecd.handoff import Arrival, How
+from kexecd.handoff import Arrival, How, PendingHandoff
+from kexecd.history import Outcome
 from kexecd.kernel import sysfs
 from kexecd.model import Act, Event, EventKind, Plan, State, Way
 from kexecd.record import RUN_DIR
 from kexecd.report import log
 from kexecd.report.messages import Kind, Message, message
 from kexecd.teardown.hooks import HookFacts, phases
+from kexecd.wayback import oneshot, settle, usual
 
 TURN = 60.0
 """Seconds to wait for somebody else who is at it."""
@@ -50,7 +56,9 @@ class _Told:
 def finish(options: Namespace) -> ExitCode:
     # The lock: no restart begins while the last one is being finished. Another service may load at the same time.
     with wait_for(RUN_DIR, "finish the last restart", seconds=TURN):
-        arrival, told = handoff.arrival(), _Told()
+        told = _Told()
+        _settle_earlier(told)
+        arrival = handoff.arrival()
         if state.is_finished(RUN_DIR):
             return _nothing(options, arrival, "the restart that led to this boot is finished already")
         if arrival.how is How.NOT_YET:
@@ -59,14 +67,46 @@ def finish(options: Namespace) -> ExitCode:
         # After the hooks, so that a call that was cut short is made again; and whatever came of them, only once.
         state.finish(RUN_DIR, failures)
         try:
-            handoff.seen()
-        except OSError as error:
-            told.notes.append(f"later boots will be told of this restart too, as its record stays as it is: {error}")
+            carry.arrived()
+        except Refusal as refusal:
+            told.notes.append(refusal.sentence())
+        if arrival.how is How.KEXEC and arrival.pending:
+            _settle_this(arrival, arrival.pending, told)
     log.say(_arrived(arrival))
     if arrival.how is How.KEXEC:
         return _report(options, arrival, told, failures)
     why = arrival.pending.refused if arrival.pending else ""
     return _nothing(options, arrival, f"this boot did not come by a kexec of ours: {why or arrival.reason}", told.notes)
+
+
+def _settle_earlier(told: _Told) -> None:
+    """What became of an attempt that did not lead to this boot; and what did notes that it has come up."""
+    try:
+        handoff.arrived()
+        attempt = settle.conclude()
+    except OSError as error:
+        told.notes.append(f"what became of the last restart is not written down, and later boots will tell: {error}")
+        return
+    if attempt and attempt.outcome is Outcome.FAILED:
+        text = f"the kexec into {attempt.to_version or attempt.to_entry_id} failed: {attempt.reason}"
+        hint = "it is denied until `kexecctl deny forgive`, and the next restart goes through the firmware"
+        log.say(message(Kind.CAME_BACK, f"{text}; {hint}", nonce=attempt.nonce))
+        told.notes.append(hint)
+
+
+def _settle_this(arrival: Arrival, pending: PendingHandoff, told: _Told) -> None:
+    """Where nobody waits for this boot to show that it is good, having come up is enough."""
+    if pending.limit and usual.enabled():
+        return
+    try:
+        if arrival.as_planned:
+            settle.confirmed(pending.nonce, settle.WELL)
+            if pending.one_shot and (trouble := oneshot.clear(pending.one_shot)):
+                told.notes.append(trouble)
+        else:
+            settle.failed(pending.nonce, f"Linux {arrival.release} came up, and {pending.to_version} was to")
+    except OSError as error:
+        told.notes.append(f"what became of this restart is not written down: {error}")
 
 
 def _arrived(arrival: Arrival) -> Message:
@@ -97,9 +137,7 @@ def _report(options: Namespace, arrival: Arrival, told: _Told, failures: tuple[s
     names, came = ", ".join(told.done) or "there are no hooks that want to know", arrival.sentence()
     if options.json:
         if not failures:
-            print_json(
-                {"finished": True, "how": arrival.how, "reason": came, "hooks": told.done, "notes": told.notes}
-            )
+            print_json({"finished": True, "how": arrival.how, "reason": came, "hooks": told.done, "notes": told.notes})
     else:
         for note in told.notes:
             print(f"note: {shown(note)}")
@@ -120,4 +158,3 @@ def _nothing(options: Namespace, arrival: Arrival, reason: str, notes: list[str]
         print(f"note: {shown(note)}")
     print(f"nothing to finish: {shown(reason)}")
     return ExitCode.OK
-

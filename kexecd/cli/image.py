@@ -18,6 +18,7 @@ from kexecd.lock import hold
 from kexecd.model import ImageRecord
 from kexecd.record import RUN_DIR
 from kexecd.target import opened
+from kexecd.wayback import watchdog
 
 
 def load(options: Namespace) -> ExitCode:
@@ -42,7 +43,8 @@ def load_chosen(options: Namespace, seen: Look) -> tuple[ImageRecord, tuple[str,
     with opened(target_for(options, seen)) as target:
         warnings = before_load(options, seen, target)
         named = names_image(options)
-        record = loader.load(target, method=wishes.method, passed=wishes.for_tools, named=named)
+        record = loader.load(target, method=wishes.method, passed=wishes.for_tools, named=named, foreign=seen.foreign)
+        watchdog.arm_for(record, RUN_DIR)
         return record, (*target.entry.remarks, *warnings)
 
 

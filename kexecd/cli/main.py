@@ -21,12 +21,21 @@ if TYPE_CHECKING:
 
 
 class Command:
-    """module: of kexecd.cli, with a function of the command's name. options: what adds them to its parser."""
+    """module: of kexecd.cli, with a function of the command's name. options: what adds them to its parser.
+
+    function: its name, where the command's is a word of Python's.
+    """
 
     def __init__(
-        self, name: str, module: str, help: str, options: tuple[Callable[[ArgumentParser], object], ...]
+        self,
+        name: str,
+        module: str,
+        help: str,
+        options: tuple[Callable[[ArgumentParser], object], ...],
+        *,
+        function: str = "",
     ) -> None:
-        self.name, self.module, self.help, self.options = name, module, help, options
+        self.name, self.module, self.help, self.options, self.function = name, module, help, options, function or name
 
 
 def _json(parser: ArgumentParser) -> None:
@@ -41,12 +50,16 @@ def _verbose(parser: ArgumentParser) -> None:
     parser.add_argument("-v", "--verbose", action="store_true", help="print ids, files and command lines too")
 
 
-def _way(parser: ArgumentParser) -> None:
+def _three_ways(parser: ArgumentParser) -> None:
     way = parser.add_mutually_exclusive_group()
     way.add_argument("--fast", action="store_true", help="kexecd quits everything, in parallel, inside one deadline")
     way.add_argument("--now", action="store_true", help="nobody is asked: sync, everything read-only, jump")
-    parser.add_argument("--firmware", action="store_true", help="restart through the firmware, this once")
     parser.add_argument("--within", type=float, metavar="SECONDS", help="the deadline of --fast (default: 10)")
+
+
+def _way(parser: ArgumentParser) -> None:
+    _three_ways(parser)
+    parser.add_argument("--firmware", action="store_true", help="restart through the firmware, this once")
 
 
 def _target(parser: ArgumentParser) -> None:
@@ -68,8 +81,12 @@ def _list_checks(parser: ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="list the checks, and make none of them")
 
 
-def _reboot(parser: ArgumentParser) -> None:
+def _dry_run(parser: ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the plan, change nothing")
+
+
+def _reboot(parser: ArgumentParser) -> None:
+    _dry_run(parser)
     parser.add_argument("--force", action="store_true", help="jump even if a disk could not be closed")
 
 
@@ -83,6 +100,35 @@ def _service(parser: ArgumentParser) -> None:
     )
 
 
+def _deny(parser: ArgumentParser) -> None:
+    parser.add_argument("verb", choices=("list", "forgive"), help="forgive: take off the list")
+    parser.add_argument("which", nargs="?", metavar="WHICH", help="a version, an entry's id, or a digest's beginning")
+    parser.add_argument("--all", action="store_true", help="forgive everything")
+
+
+def _state(parser: ArgumentParser) -> None:
+    verbs = ("put", "get", "drop", "list", "status", "serve")
+    parser.add_argument("verb", choices=verbs, help="serve: hold what is handed over, until the jump")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="what it is called")
+    parser.add_argument("file", nargs="?", metavar="FILE", help="instead of the standard input or output")
+    parser.add_argument("--fd", type=int, metavar="N", help="put: hand over the very memfd that this descriptor is")
+    parser.add_argument("--uid", type=int, metavar="UID", help="get, drop: another user's, for root")
+    parser.add_argument("--background", action="store_true", help="serve: return when it can be asked")
+    parser.add_argument("--socket", default="/run/kexecd/state", metavar="PATH", help="where the holder listens")
+
+
+def _confirm(parser: ArgumentParser) -> None:
+    parser.add_argument("--accept", action="store_true", help="it is good: do not wait, do not check")
+
+
+def _plot(parser: ArgumentParser) -> None:
+    parser.add_argument("file", nargs="?", default="", metavar="FILE", help="where to write it, instead of to stdout")
+
+
+def _write(parser: ArgumentParser) -> None:
+    parser.add_argument("--write", action="store_true", help="where kexecd.yaml says, and keep what they are of")
+
+
 COMMANDS = (
     Command("entries", "entries", "what could be booted, and which one would be", (_root, _verbose, _json)),
     Command("plan", "plan", "what a reboot would do, step by step", (_target, _way, _ignore, _root, _json)),
@@ -91,6 +137,14 @@ COMMANDS = (
     Command("config", "config", "the settings in effect, and where each comes from", (_root, _json)),
     Command("status", "status", "what is loaded, and how this boot was reached", (_json,)),
     Command("reboot", "reboot", "restart into the new kernel", (_target, _way, _reboot, _ignore, _json)),
+    Command(
+        "try",
+        "trial",
+        "restart into a kernel this once, and back on anything but success",
+        (_target, _three_ways, _dry_run, _ignore, _json),
+        function="trial",
+    ),
+    Command("deny", "deny", "kernels that have failed, and into which there is no kexec", (_deny, _json)),
     Command("hooks", "hooks", "the administrator's own steps, in order", (_root, _json)),
     Command("service", "service", "what the services of an init call on its way up and down", (_service, _json)),
     Command(
@@ -100,6 +154,12 @@ COMMANDS = (
         (_target, _way, _ignore, _list_checks, _root, _json),
     ),
     Command("finish", "finish", "in the new kernel: let the hooks take up again what they laid aside", (_json,)),
+    Command("state", "state_command", "memory that applications hand over a restart", (_state, _json)),
+    Command("report", "report", "how this boot came about, and how long each part of that took", (_json,)),
+    Command("history", "history", "what became of each restart that was to be a kexec", (_json,)),
+    Command("plot", "plot", "the restart that led to this boot, as a picture (SVG)", (_plot, _json)),
+    Command("metrics", "metrics", "the same in numbers, for Prometheus", (_write, _json)),
+    Command("confirm", "confirm", "in the new kernel: find it good, or go back to the old one", (_confirm, _json)),
     Command("cancel", "cancel", "take a restart back, as long as nobody has been asked to quit", (_json,)),
 )
 
@@ -112,7 +172,7 @@ def main(arguments: list[str] | None = None) -> int:
         return ExitCode.OK
     options = parser(arguments[0] if arguments else "").parse_args(arguments)
     try:
-        run: Callable[[Namespace], ExitCode] = getattr(import_module(f"kexecd.cli.{options.module}"), options.command)
+        run: Callable[[Namespace], ExitCode] = getattr(import_module(f"kexecd.cli.{options.module}"), options.function)
         return run(options)
     except Refusal as refusal:
         return refused(refusal, as_json=getattr(options, "json", False))
@@ -152,7 +212,7 @@ def _make_parser(asked: str) -> ArgumentParser:
             formatter_class=formatter,
             allow_abbrev=False,
         )
-        sub.set_defaults(module=command.module)
+        sub.set_defaults(module=command.module, function=command.function)
         for add in command.options:
             add(sub)
     return top

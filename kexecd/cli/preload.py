@@ -15,13 +15,17 @@ from enum import StrEnum
 
 from kexecd import handoff, state
 from kexecd import record as records
+from kexecd.cli import carry as carried
+from kexecd.cli.check import came_back, turn_of_firmware
 from kexecd.cli.choosing import Look, boot_partitions, chosen, look
-from kexecd.cli.steps import Load, WriteDown
+from kexecd.cli.keep import Chronicle
+from kexecd.cli.steps import Load, WriteDown, terms_of, told_the_plan
 from kexecd.config.hooks import read_hooks
 from kexecd.config.policy import read_policy
 from kexecd.config.settings import read_settings
 from kexecd.errors import NotLoaded
 from kexecd.executor import Executor, RealClock
+from kexecd.init.detect import detect
 from kexecd.init.wishes import FirmwareWish, firmware_wish
 from kexecd.kernel import mountinfo, sysfs
 from kexecd.model import Act, Event, EventKind, ImageRecord, Plan, State, Way
@@ -30,6 +34,7 @@ from kexecd.record import RUN_DIR, loaded_record
 from kexecd.report.events import as_text
 from kexecd.teardown.hooks import HookCall, HookFacts, phases
 from kexecd.teardown.survey import Survey
+from kexecd.wayback import settle
 
 Say = Callable[[str], None]
 
@@ -67,7 +72,10 @@ def decide(*, armed: bool) -> Decision:
     """What a restart that begins now comes to. A Refusal is why it is one through the firmware."""
     settings, restart, image = read_settings(), state.read(RUN_DIR), loaded_record()
     if wish := firmware_wish(settings, restart):
-        return Decision(Fate.DROP, wish.why, wish=wish)
+        told = handoff.expected() if restart and restart.act is Act.FIRMWARE else None
+        # Who asked for a kexec, and was told why there is none, is to read that again in the next boot.
+        mine = told.refused if told and told.from_boot_id == sysfs.boot_id() else ""
+        return Decision(Fate.DROP, mine or wish.why, wish=wish)
     asked = restart is not None and restart.act is Act.KEXEC
     if image and asked:
         return Decision(Fate.KEEP, "`kexecctl reboot` has asked for it", asked=True, image=image)
@@ -77,10 +85,14 @@ def decide(*, armed: bool) -> Decision:
         with boot_partitions():
             seen = look("/")
             why = stale(image, seen)
+            if instead := turn_of_firmware(NOTHING_NAMED, read_policy(), None if why else image, seen):
+                return Decision(Fate.DROP, instead, image=image)
         if why:
             return Decision(Fate.LOAD, why, image=image, seen=seen)
         return Decision(Fate.KEEP, "it is what would be chosen now", image=image)
     if sysfs.kexec_loaded():
+        if armed and (failed := came_back()):
+            return Decision(Fate.DROP, failed)
         return Decision(Fate.KEEP, "another program has loaded it, so the new boot will not know whether it came by it")
     if asked and not armed:
         raise NotLoaded("cannot restart as it was asked for", "somebody has unloaded the image meanwhile")
@@ -93,23 +105,24 @@ def decide(*, armed: bool) -> Decision:
         return Decision(Fate.NONE, f"what was loaded at the start is gone, and {where} says to load nothing later")
     with boot_partitions():
         seen = look("/")
-    chosen(seen)
+        chosen(seen)
+        if instead := turn_of_firmware(NOTHING_NAMED, read_policy(), None, seen):
+            return Decision(Fate.DROP, instead)
     return Decision(Fate.LOAD, seen.choice.reason, seen=seen)
 
 
 def stale(image: ImageRecord, seen: Look) -> str:
     """Why this image is not what would be loaded now, to the last byte; empty if it is. Raises what a load would."""
-    from kexecd.kernel import cmdline  # late, as the next: only where an image has been chosen by itself
-    from kexecd.target import make_target, opened
+    from kexecd.target import make_target, opened  # late: only where an image has been chosen by itself
 
     entry = chosen(seen)
     if entry.id != image.entry_id:
         return f"{entry.id} would be chosen now, and {image.entry_id} is loaded"
     running, machine = sysfs.running_cmdline(), sysfs.architecture()
     with opened(
-        make_target(entry, seen.settings, running_cmdline=running, nonce=image.nonce, machine=machine)
+        make_target(entry, seen.settings, running_cmdline=running, nonce=image.nonce, machine=machine, panic=seen.panic)
     ) as target:
-        if cmdline.canonical(target.cmdline) != cmdline.canonical(image.cmdline):
+        if target.cmdline != image.cmdline:
             return "the command line would be another one now"
         files, then = (target.kernel, *target.initrds), (image.kernel, *image.initrds)
         if len(files) != len(then):
@@ -122,14 +135,24 @@ def stale(image: ImageRecord, seen: Look) -> str:
 
 def carry_out(decision: Decision, say: Say, *, seconds: float) -> None:
     """Load, write down, have the hooks prepare; within so many seconds. Raises a Refusal, with everything undone."""
-    if decision.fate not in (Fate.KEEP, Fate.LOAD) or decision.asked:
+    if decision.fate not in (Fate.KEEP, Fate.LOAD):
         return
-    Executor(_plan(decision, seconds), emit=lambda event: _tell(event, say), clock=RealClock()).run()
+    chronicle, init = Chronicle(fresh=not decision.asked), detect().name
+    if decision.asked:
+        chronicle.stopping(init)
+        return
+
+    def emit(event: Event) -> None:
+        chronicle(event)
+        _tell(event, say)
+
+    Executor(_plan(decision, seconds), emit=emit, clock=RealClock()).run()
     if decision.image is None and decision.seen is None:
         with contextlib.suppress(OSError):  # what was expected before is not what comes now
-            handoff.forget()
+            settle.forget()
     loaded = decision.fate is Fate.LOAD
     state.reached(State.PREPARED, Way.ORDERLY, Act.KEXEC, loaded=loaded, run_dir=RUN_DIR)
+    chronicle.stopping(init)
 
 
 def load_now(say: Say) -> None:
@@ -166,11 +189,12 @@ def _plan(decision: Decision, seconds: float) -> Plan:
     # Undone means no image at all: what was there before is out of date.
     mounted = frozenset(mount.point for mount in mountinfo.read())
     load = (Load(seen, NOTHING_NAMED, mounted=mounted),) if seen else ()
-    write = (WriteDown(Way.ORDERLY, entry.id if entry else "", handoff.expected()),) if seen or image else ()
+    before, terms = handoff.expected(), terms_of(policy, image if not seen else None, seen)
+    write = (WriteDown(Way.ORDERLY, entry.id if entry else "", before, terms),) if seen or image else ()
     prepare = phases(read_hooks(), HookCall.PREPARE, facts, base=PREPARE[0], span=PREPARE[1])
-    plan = build(
-        Way.ORDERLY, Act.KEXEC, policy, Survey(), Parts(load=load, record=write, prepare=prepare), going_to=facts.kernel
-    )
+    carry = carried.phases(Act.KEXEC, policy, image if not seen else None, seen)
+    parts = Parts(load=load, record=write, prepare=prepare, carry=carry)
+    plan = told_the_plan(build(Way.ORDERLY, Act.KEXEC, policy, Survey(), parts, going_to=facts.kernel))
     bounded = tuple(replace(phase, share=1.0, at_least=0.0) for phase in plan.phases)
     return replace(plan, within=seconds, phases=bounded)
 

@@ -22,8 +22,8 @@ BEGUN = b"begun"
 ENVIRONMENT = ("COLUMNS", "LANG", "TERM", "PYTEST_CURRENT_TEST", "KEXECD_UNDER_TEST")
 """What goes along of the environment: how the output is to look, and what kexecd.kernel.guard has to know."""
 
-ALONE = ("finish", "service")
-"""Commands of an init that may be stopping the daemon at this very moment."""
+ALONE = ("finish", "service", "state")
+"""Commands of an init that may be stopping the daemon at this very moment; and one that may be given a descriptor."""
 
 PATIENCE = 5.0
 """Seconds for the daemon to begin; it has nothing else to do."""

@@ -12,12 +12,13 @@ from kexecd.errors import ExitCode
 from kexecd.handoff import Arrival, How
 from kexecd.init.detect import detect
 from kexecd.kernel import sysfs
+from kexecd.liveupdate import place
 from kexecd.record import RUN_DIR, loaded_record
 
 
 def status(options: Namespace) -> ExitCode:
     loaded, record, arrival = sysfs.kexec_loaded(), loaded_record(), handoff.arrival()
-    restart, armed = state.read(RUN_DIR), state.is_armed(RUN_DIR)
+    restart, armed, held = state.read(RUN_DIR), state.is_armed(RUN_DIR), place.summary(RUN_DIR)
     if options.json:
         print_json(
             {
@@ -29,6 +30,7 @@ def status(options: Namespace) -> ExitCode:
                 "loaded": loaded,
                 "image": asdict(record) if record else None,
                 "arrival": asdict(arrival),
+                "held": asdict(held),
             }
         )
         return ExitCode.OK
@@ -45,6 +47,9 @@ def status(options: Namespace) -> ExitCode:
         print(f"          {record.cmdline}")
     else:
         print(f"loaded    {'an image that kexecd did not load' if loaded else 'nothing'}")
+    if held.count or held.lost:
+        lost = f", {held.lost} lost" if held.lost else ""
+        print(f"held      {held.count} for applications, {held.state}{lost}: see `kexecctl state status`")
     return ExitCode.OK
 
 

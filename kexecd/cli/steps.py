@@ -11,10 +11,9 @@ import ctypes
 import json
 import os
 import signal
-import time
 from argparse import Namespace
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kexecd import handoff
 from kexecd.cli.choosing import Look, boot_partitions, chosen
@@ -24,8 +23,14 @@ from kexecd.handoff import PendingHandoff
 from kexecd.init.base import Init
 from kexecd.kernel import mountinfo, syscalls, sysfs
 from kexecd.kernel.descriptors import readable
-from kexecd.model import Act, BootEntry, Context, ImageRecord, Running, Source, Wait, Way
+from kexecd.model import Act, BootEntry, Context, ImageRecord, Plan, Running, Source, Step, Wait, Way
 from kexecd.record import loaded_record
+from kexecd.wayback import begin
+from kexecd.wayback.begin import LIMIT, Terms
+
+TYPE_CHECKING = False  # what the type checker takes for true; the module of that name costs as much as many of ours
+if TYPE_CHECKING:
+    from kexecd.config.policy import Policy
 
 PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 
@@ -91,6 +96,7 @@ class WriteDown:
     way: Way
     entry_id: str = ""
     before: PendingHandoff | None = None
+    terms: Terms = Terms()
     name: str = "record"
 
     def describe(self) -> str:
@@ -103,17 +109,8 @@ class WriteDown:
         image = loaded_record()
         if image is None:
             raise NotLoaded("cannot restart this machine", "somebody has unloaded the image meanwhile")
-        pending = PendingHandoff(
-            nonce=image.nonce,
-            from_boot_id=sysfs.boot_id(),
-            from_release=sysfs.kernel_release(),
-            to_entry_id=self.entry_id or image.entry_id,
-            to_version=image.version,
-            way=self.way,
-            requested_at=time.time(),
-        )
         try:
-            handoff.write(pending)
+            begin.write(begin.record(image, self.way, self.terms, self.entry_id))
         except OSError as error:
             what, why = "cannot restart this machine", f"the new boot's record cannot be written in {handoff.STATE_DIR}"
             hint = "look whether that filesystem is full or read-only"
@@ -121,22 +118,44 @@ class WriteDown:
 
     def undo(self) -> None:
         if self.before:
-            handoff.write(self.before)
+            with handoff.locked():
+                handoff.write(self.before)
         else:
             handoff.forget()
 
 
+def terms_of(policy: Policy, image: ImageRecord | None, seen: Look | None, *, trial: bool = False) -> Terms:
+    """What the record of a restart says of it, into what is in memory or else what was seen; but for its plan."""
+    entry = seen.choice.entry if seen else None
+    next_one = bool(seen and seen.loader and entry and seen.loader.next == entry.id)
+    return Terms(policy.confirm_limit or (LIMIT if trial else 0.0), trial, not image.named if image else next_one)
+
+
+def told_the_plan(plan: Plan) -> Plan:
+    """The same plan, whose record names its phases."""
+    names = tuple(phase.name for phase in plan.phases)
+
+    def told(step: Step) -> Step:
+        return replace(step, terms=replace(step.terms, plan=names)) if isinstance(step, WriteDown) else step
+
+    return replace(plan, phases=tuple(replace(phase, steps=tuple(map(told, phase.steps))) for phase in plan.phases))
+
+
 @dataclass(frozen=True, slots=True)
 class DropImage:
-    """Take the image out of memory: some inits take it up, whoever asked for what."""
+    """Take the image out of memory: some inits take it up, whoever asked for what.
 
+    why: why there is no kexec where one was asked for, for the next boot.
+    """
+
+    why: str = ""
     name: str = "unload"
 
     def describe(self) -> str:
         return "take the image out of memory, so that nobody jumps into it"
 
     def run(self, context: Context) -> Running:
-        yield from in_child(_drop, context)
+        yield from in_child(lambda: _drop(self.why), context)
 
     def undo(self) -> None:
         """Nothing: it only runs when the restart can no longer be given up."""
@@ -144,10 +163,14 @@ class DropImage:
 
 @dataclass(frozen=True, slots=True)
 class HandOver:
-    """Ask PID 1 for a whole ordinary restart; the last step of a plan that is not ours to finish."""
+    """Ask PID 1 for a whole ordinary restart; the last step of a plan that is not ours to finish.
+
+    why: why it is one through the firmware where a kexec was asked for, for the next boot.
+    """
 
     init: Init
     act: Act
+    why: str = ""
     name: str = "hand over"
 
     def describe(self) -> str:
@@ -157,9 +180,11 @@ class HandOver:
         yield from in_child(self._ask, context)
 
     def _ask(self) -> None:
+        if self.act is Act.FIRMWARE and self.why:
+            _tell_next_boot(self.why)  # first: PID 1 may be faster than we are
         self.init.restart(self.act)
         if self.act is Act.FIRMWARE:
-            _drop()
+            _drop(self.why)
 
     def undo(self) -> None:
         """Nothing: it is the last, and when it fails PID 1 has not taken it."""
@@ -168,8 +193,11 @@ class HandOver:
 def put_back(image: ImageRecord) -> None:
     """Load again what was loaded before, from the same files and with the same command line."""
     from kexecd import loader  # late: nothing is loaded where an image is in memory already
+    from kexecd.config.policy import read_policy
     from kexecd.config.settings import read_settings
     from kexecd.target import make_target, opened
+
+    panic = read_policy().confirm_panic
 
     entry = BootEntry(
         id=image.entry_id,
@@ -183,16 +211,29 @@ def put_back(image: ImageRecord) -> None:
     )
     with (
         boot_partitions(),
-        opened(make_target(entry, read_settings("/"), running_cmdline="", nonce=image.nonce)) as target,
+        opened(make_target(entry, read_settings("/"), running_cmdline="", nonce=image.nonce, panic=panic)) as target,
     ):
-        loader.load(target, named=image.named)
+        loader.load(target, named=image.named, foreign=image.foreign)
 
 
-def _drop() -> None:
+def _drop(why: str) -> None:
     from kexecd import loader  # late: a kexec keeps its image
 
     loader.unload()
-    handoff.forget()
+    if why:
+        _tell_next_boot(why)
+    else:
+        from kexecd.wayback import settle  # late: a kexec has no use for it
+
+        settle.forget()
+
+
+def _tell_next_boot(why: str) -> None:
+    """Why there is no kexec where one was asked for. A disk that cannot be written is no reason not to restart."""
+    from kexecd.wayback import settle  # late: a kexec has no use for it
+
+    with contextlib.suppress(OSError):
+        settle.tell_next_boot(why)
 
 
 def bounded(work: Callable[[], list[str] | None], seconds: float) -> list[str]:

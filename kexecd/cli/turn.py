@@ -21,8 +21,6 @@ def wait_for(run_dir: str, deed: str, *, seconds: float) -> Iterator[None]:
         yield
 
 
-
-
 def _wait(path: str, seconds: float) -> None:
     """Until the lock is free, or that time is over. By a child that waits in the kernel, since no poll(2) tells it."""
     try:

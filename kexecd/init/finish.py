@@ -37,17 +37,22 @@ def describe(init: Init, act: Act, *, alone: bool) -> str:
     return init.describe_finish(act)
 
 
-def finish(init: Init, act: Act, *, alone: bool, tell: Tell) -> None:
+def finish(init: Init, act: Act, *, alone: bool, tell: Tell, fallen: Callable[[], None] = lambda: None) -> None:
     """Restart the machine; returns only by raising NotRestarted.
 
-    alone: without PID 1, whatever it is, for as long as that works.
+    alone: without PID 1, whatever it is, for as long as that works. fallen: called when a jump has not come about, and
+    the machine is about to restart through the firmware instead.
     """
     word = "" if alone else init.has_last_word()
     if word and act is Act.KEXEC:
         tell(f"{word}, so {init.name} does the rest")
     ours_first = alone or (act is Act.KEXEC and not word)
     rungs = [(act, not ours_first), (act, ours_first), (Act.FIRMWARE, True), (Act.FIRMWARE, False)]
+    jumping = act is Act.KEXEC
     for rung, with_init in dict.fromkeys(rungs):
+        if jumping and rung is Act.FIRMWARE:
+            jumping = False
+            fallen()
         if with_init:
             _through(init, rung, tell)
         else:

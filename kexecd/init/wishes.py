@@ -73,15 +73,18 @@ TARGETS = {
     "rescue.target": Going.DOWN,
     "emergency.target": Going.DOWN,
 }
+ALONE = ("rescue.target", "emergency.target")
 LEVELS = {"6": Going.REBOOT, "0": Going.DOWN, "1": Going.DOWN, "S": Going.DOWN, "s": Going.DOWN}
 
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """What this machine does next, and how that is known, as a sentence."""
+    """What this machine does next, and how that is known, as a sentence. single: into single user, where the kernel and
+    what is in its memory stay."""
 
     going: Going
     why: str
+    single: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +122,9 @@ def _by_jobs(ask: Callable[[], str] | None = None, single: Callable[[], str] | N
         for line in (ask or _list_jobs)().splitlines():
             words = line.split()
             if len(words) >= 3 and words[2] == "start" and words[1] in TARGETS:
-                return Heading(TARGETS[words[1]], f"systemd has {words[1]} among its jobs")
+                return Heading(TARGETS[words[1]], f"systemd has {words[1]} among its jobs", words[1] in ALONE)
         if alone := (single or _single_user)():
-            return Heading(Going.DOWN, f"systemd has reached {alone}")
+            return Heading(Going.DOWN, f"systemd has reached {alone}", single=True)
     except (OSError, Refusal) as error:
         return Heading(Going.STAY, f"systemd does not tell what it is about to do: {error}")
     return Heading(Going.STAY, "systemd has no restart among its jobs")
@@ -136,10 +139,9 @@ def _list_jobs() -> str:
 
 def _single_user() -> str:
     """The target of one user, if it is reached: it waits for nobody, and its job may be over before we look."""
-    names = [target for target in TARGETS if target.startswith(("rescue", "emergency"))]
     # Without --quiet, with which it tells nothing but an exit status.
-    answers = run([systemctl()[0], "is-active", *names], seconds=LISTING).output.split()
-    return next((name for name, answer in zip(names, answers, strict=False) if answer.startswith("activ")), "")
+    answers = run([systemctl()[0], "is-active", *ALONE], seconds=LISTING).output.split()
+    return next((name for name, answer in zip(ALONE, answers, strict=False) if answer.startswith("activ")), "")
 
 
 def _by_openrc(environment: Mapping[str, str], restart: Restart | None, root: str) -> Heading | None:
@@ -152,7 +154,8 @@ def _by_openrc(environment: Mapping[str, str], restart: Restart | None, root: st
     ours = restart and restart.way is Way.ORDERLY and restart.state is State.PREPARED
     if ours and level != "single" and pid1.which(root) is Pid1.BUSYBOX:
         return Heading(Going.REBOOT, "kexecctl has asked for it, and busybox's init tells no reboot from the rest")
-    return Heading(Going.DOWN, f"OpenRC goes down into {level or 'another runlevel'} and says nothing of a reboot")
+    why = f"OpenRC goes down into {level or 'another runlevel'} and says nothing of a reboot"
+    return Heading(Going.DOWN, why, level == "single")
 
 
 def _yes(value: str) -> bool:
@@ -169,7 +172,8 @@ def _by_runlevel(environment: Mapping[str, str], root: str) -> Heading:
     )
     for name, ask in sources:
         if level := ask():
-            return Heading(LEVELS.get(level, Going.STAY), f"{name} says that this is runlevel {level}")
+            why = f"{name} says that this is runlevel {level}"
+            return Heading(LEVELS.get(level, Going.STAY), why, level in "1Ss")
     return Heading(Going.STAY, "nobody says that this machine goes down")
 
 

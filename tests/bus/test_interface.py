@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from jeepney.wrappers import DBusAddress  # type: ignore[import-untyped]
 
+from kexecd.liveupdate import place
 from tests.bus.conftest import Served
 from tests.bus.private_bus import MANAGER, PROPERTIES, Caller, CallError
 
@@ -181,7 +182,9 @@ def test_the_interface_describes_itself_as_it_is(root: Caller) -> None:
         "Load", "Unload", "Reboot", "Cancel", "Plan", "Check", "Entries",
     ]  # fmt: skip
     assert [signal.attrib["name"] for signal in manager.iter("signal")] == ["StateChanged", "Progress"]
-    assert [each.attrib["name"] for each in manager.iter("property")] == ["State", "Image", "Target", "Deadline"]
+    assert [each.attrib["name"] for each in manager.iter("property")] == [
+        "State", "Image", "Target", "Deadline", "Held",
+    ]  # fmt: skip
     assert not [each for each in ET.fromstring(told).iter("arg") if "h" in each.attrib["type"]]  # pydbus would break it
     (told,) = root.call("Introspect", to=DBusAddress("/", "org.kexecd", introspect.interface))
     assert [node.attrib["name"] for node in ET.fromstring(told).findall("node")] == ["org"]
@@ -197,7 +200,13 @@ def test_anybody_can_ask_whether_it_is_there(root: Caller) -> None:
 
 def test_the_properties_are_what_lies_in_run_kexecd(face: Served, root: Caller) -> None:
     (nothing,) = root.call("GetAll", "s", ("org.kexecd.Manager1",), to=PROPERTIES)
-    assert nothing == {"State": ("s", "normal"), "Image": ("a{sv}", {}), "Target": ("s", ""), "Deadline": ("d", 0.0)}
+    assert nothing == {
+        "State": ("s", "normal"),
+        "Image": ("a{sv}", {}),
+        "Target": ("s", ""),
+        "Deadline": ("d", 0.0),
+        "Held": ("a{sv}", {}),
+    }
     face.load()
     face.restart("prepared")
     assert root.property("State") == "prepared"
@@ -216,6 +225,23 @@ def test_of_the_image_everybody_sees_what_it_is_and_not_its_command_line(face: S
         "method": ("s", "kexec_file_load"),
         "loaded_at": ("d", 1.5),
     }
+
+
+def test_what_applications_have_handed_over_is_told_but_not_whose_it_is(face: Served, root: Caller) -> None:
+    root.listen(type="signal", interface="org.freedesktop.DBus.Properties", path="/org/kexecd")
+    told = {"state": "prepared", "carrier": "file", "why": "a test", "count": 1, "lost": 0, "held": [[7, "table"]]}
+    place.write_record(str(face.directory / "run"), told)
+    seen = {
+        "state": ("s", "prepared"),
+        "count": ("u", 1),
+        "lost": ("u", 0),
+        "carrier": ("s", "file"),
+        "why": ("s", "a test"),
+    }
+    assert root.next_signal("PropertiesChanged") == ("org.kexecd.Manager1", {"Held": ("a{sv}", seen)}, [])
+    assert root.property("Held") == seen
+    face.remove("held.json")
+    assert root.next_signal("PropertiesChanged") == ("org.kexecd.Manager1", {"Held": ("a{sv}", {})}, [])
 
 
 def test_an_image_of_somebody_else_is_seen_as_such(face: Served, root: Caller) -> None:

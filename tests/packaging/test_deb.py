@@ -21,6 +21,8 @@ from tests.vm.lab.recipe import DEBIAN12_SYSTEMD, DEBIAN12_SYSVINIT, DEBIAN13_SY
 OF_DEBIAN = ("usr/share/doc/kexecd/c", "usr/share/lintian", "usr/share/python3")
 WANTS = {
     "etc/systemd/system/sysinit.target.wants/kexecd-freeze.service",
+    "etc/systemd/system/sysinit.target.wants/kexecd-confirm.service",
+    "etc/systemd/system/emergency.target.wants/kexecd-confirm.service",
     "etc/systemd/system/multi-user.target.wants/kexecd-finish.service",
 }
 PRELOAD = "etc/systemd/system/multi-user.target.wants/kexecd-preload.service"
@@ -200,7 +202,7 @@ def running(
 
 def also_in_a_container(machine: Machine) -> None:
     """Which the machine is, as far as its systemd can see."""
-    for unit in ("kexecd", "kexecd-preload", "kexecd-freeze", "kexecd-finish"):
+    for unit in ("kexecd", "kexecd-preload", "kexecd-freeze", "kexecd-confirm", "kexecd-finish"):
         path = f"usr/lib/systemd/system/{unit}.service"
         machine.write(path, (machine.root / path).read_text(encoding="utf-8").replace("ConditionVirt", "#"))
 

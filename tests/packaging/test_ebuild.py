@@ -71,7 +71,7 @@ def test_it_takes_the_name_that_is_free_and_says_which(tmp_path: Path, use: str,
     said = play("src_install > /dev/null; pkg_postinst", tmp_path / "image", use)
     assert f"rc-update add {script} default" in said
     scripts = {path.name for path in (tmp_path / "image/etc/init.d").iterdir()}
-    assert scripts == {script, "kexec-jump", "kexec-finish", "kexecd"}
+    assert scripts == {script, "kexec-jump", "kexec-confirm", "kexec-finish", "kexecd", "kexecd-state"}
     assert not (tmp_path / "image/etc/conf.d").exists()
 
 

@@ -39,6 +39,7 @@ def test_what_it_installs_it_takes_away_again(debian: Machine) -> None:
     make("enable", *words)
     enabled = set(debian.files()) - set(installed)
     assert "etc/systemd/system/multi-user.target.wants/kexecd-finish.service" in enabled
+    assert "etc/systemd/system/emergency.target.wants/kexecd-confirm.service" in enabled
     assert not {name for name in enabled if "preload" in name and "/K" not in name}
     make("uninstall", *words)
     left = {name for name in set(debian.files()) - set(before) if not name.startswith("var/lib/systemd/")}
@@ -53,6 +54,7 @@ def test_with_openrc_it_has_the_jump_in_the_runlevel_of_a_shutdown(gentoo: Machi
     make("enable", *words)
     assert (gentoo.root / "etc/runlevels/shutdown/kexec-jump").is_symlink()
     assert (gentoo.root / "etc/runlevels/default/kexec-finish").is_symlink()
+    assert (gentoo.root / "etc/runlevels/sysinit/kexec-confirm").is_symlink()
     assert not (gentoo.root / "etc/runlevels/default/kexec").is_symlink()
     make("uninstall", *words)
     assert set(gentoo.files()) - set(before) == STAYS

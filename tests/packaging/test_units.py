@@ -18,7 +18,7 @@ from tests.namespaces.little_systemd import beside_systemd
 from tests.namespaces.stage import eventually
 from tests.packaging.installed import install
 
-UNITS = ("kexecd", "kexecd-preload", "kexecd-freeze", "kexecd-finish")
+UNITS = ("kexecd", "kexecd-preload", "kexecd-freeze", "kexecd-confirm", "kexecd-finish", "kexecd-state")
 SYSTEM = Path("/etc/systemd/system")
 SHUTDOWN = Path("/usr/lib/systemd/systemd-shutdown")
 VERB, CALLS, SAID = Path("/run/verb"), Path("/run/calls"), Path("/run/said")

@@ -75,7 +75,7 @@ def test_each_command_has_its_function() -> None:
     from importlib import import_module
 
     for command in COMMANDS:
-        assert callable(getattr(import_module(f"kexecd.cli.{command.module}"), command.name))
+        assert callable(getattr(import_module(f"kexecd.cli.{command.module}"), command.function))
 
 
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["reboot", "--fast", "--now"], ["plan", "--withi", "3"]])

@@ -6,7 +6,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kexecd.errors import BadConfig
-from kexecd.kernel.cmdline import NO_EDITS, Edits, canonical, check_length, difference, edited, limit, parse
+from kexecd.kernel.cmdline import (
+    NO_EDITS,
+    Edits,
+    asks_for_repair,
+    canonical,
+    check_length,
+    difference,
+    edited,
+    for_once,
+    limit,
+    parse,
+    stands_still,
+    to_show,
+    way_back,
+)
 
 GRUB = "BOOT_IMAGE=/boot/vmlinuz-6.1.0-50-amd64 root=UUID=1f2e ro quiet"
 
@@ -218,3 +232,116 @@ def test_the_difference_is_told_without_what_each_boot_has_of_its_own() -> None:
     new = "root=UUID=1f2e ro debug console=tty0 kexecd.nonce=b"
     assert difference(old, new) == (("debug",), ("quiet", "console=tty0", "single"))
     assert difference(old, old) == ((), ())
+
+
+def test_the_way_around_live_update_is_for_one_boot_only() -> None:
+    lasting, once = for_once("quiet kho=off")
+    line = canonical("root=/dev/vda kho=on", nonce="n1", append=lasting, once=once)
+    assert line == "root=/dev/vda kho=on quiet kexecd.nonce=n1 kho=off"
+    assert canonical(line, nonce="n2") == "root=/dev/vda kho=on quiet kexecd.nonce=n2"
+
+
+@pytest.mark.parametrize("line", ["kho=off root=/dev/vda", "root=/dev/vda kho=off kexecd.nonce=n1"])
+def test_one_that_the_boot_loader_has_stays(line: str) -> None:
+    assert "kho=off" in canonical(line, nonce="n2")
+
+
+# The way back
+
+WAY_BACK = "panic=30 rd.shell=0 rd.emergency=reboot"
+
+
+def test_the_words_of_the_way_back_follow_the_nonce_and_go_with_it() -> None:
+    line = canonical("root=/dev/vda quiet", nonce="1", once=way_back("root=/dev/vda quiet", 30))
+    assert line == f"root=/dev/vda quiet kexecd.nonce=1 {WAY_BACK}"
+    assert canonical(line) == "root=/dev/vda quiet"
+    assert canonical(line, nonce="2") == "root=/dev/vda quiet kexecd.nonce=2"
+    assert to_show(line) == f"root=/dev/vda quiet {WAY_BACK}"
+
+
+@pytest.mark.parametrize(
+    ("line", "panic", "words"),
+    [
+        ("quiet", 30, WAY_BACK),
+        ("quiet", 5, "panic=5 rd.shell=0 rd.emergency=reboot"),
+        ("quiet", 0, ""),
+        ("panic=10 quiet", 30, "rd.shell=0 rd.emergency=reboot"),
+        ("panic=0", 30, "rd.shell=0 rd.emergency=reboot"),
+        ("rd.shell=1", 30, "panic=30 rd.emergency=reboot"),
+        ("rd.emergency=poweroff", 30, "panic=30 rd.shell=0"),
+        ("rd.break=pre-mount", 30, "panic=30"),
+        ("quiet -- panic=1", 30, WAY_BACK),
+        ("panic_on_oops=1", 30, WAY_BACK),
+    ],
+)
+def test_what_somebody_has_said_already_is_not_said_again(line: str, panic: int, words: str) -> None:
+    assert " ".join(way_back(line, panic)) == words
+
+
+@pytest.mark.parametrize(
+    ("line", "lasting"),
+    [
+        (f"a kexecd.nonce=1 {WAY_BACK} b", "a b"),
+        (f"a kexecd.nonce=1 {WAY_BACK} panic=5", "a panic=5"),
+        (f"a kexecd.nonce=1 {WAY_BACK} rd.shell=0", "a rd.shell=0"),
+        ("a kexecd.nonce=1 b panic=30 rd.shell=0", "a b panic=30 rd.shell=0"),
+        ("a panic=30 rd.shell=0 kexecd.nonce=1", "a panic=30 rd.shell=0"),
+        ("panic=30 rd.emergency=reboot", "panic=30 rd.emergency=reboot"),
+        (f"kexecd.nonce=1 {WAY_BACK} kho=off", ""),
+        (f"kexecd.nonce=1 {WAY_BACK} x kexecd.nonce=2 panic=7 -- s", "x -- s"),
+    ],
+)
+def test_only_what_is_ours_goes(line: str, lasting: str) -> None:
+    """Whoever loads with the running command line and adds to it meant what was added."""
+    assert canonical(line) == lasting
+
+
+@pytest.mark.parametrize(
+    ("edits", "expected"),
+    [
+        (Edits(append="panic=5"), "a panic=5"),
+        (Edits(set=("panic=5",)), "a panic=5"),
+        (Edits(remove=("panic",)), "a"),
+        (Edits(line=f"b kexecd.nonce=1 {WAY_BACK}", append="rd.shell=1"), "b rd.shell=1"),
+    ],
+)
+def test_what_a_person_edits_is_not_taken_for_a_word_of_ours(edits: Edits, expected: str) -> None:
+    assert canonical(edited(f"a kexecd.nonce=1 {WAY_BACK}", edits)) == expected
+
+
+@given(LINES, st.integers(0, 60))
+def test_ten_kexecs_with_a_way_back_leave_the_line_unchanged(text: str, panic: int) -> None:
+    line = lasting = canonical(text)
+    for number in range(10):
+        line = canonical(line, nonce=str(number), once=way_back(canonical(line), panic))
+        assert canonical(line) == lasting
+
+
+@pytest.mark.parametrize(
+    ("line", "stands"), [("", True), ("panic=0", True), ("panic=-0", True), ("panic=30", False), ("panic=-1", False)]
+)
+def test_a_kernel_stands_still_after_a_panic_unless_it_is_told_otherwise(line: str, stands: bool) -> None:
+    assert stands_still(line) is stands
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "single",
+        "ro S",
+        "1",
+        "emergency",
+        "-- -b",
+        "systemd.unit=rescue.target",
+        "init=/bin/sh",
+        "rd.break",
+        "-- single",
+    ],
+)
+def test_a_line_for_repairs_is_seen(line: str) -> None:
+    assert asks_for_repair(f"root=/dev/vda {line}")
+
+
+@pytest.mark.parametrize("line", ["", "s=1", "init=/sbin/init", "x=single", "systemd.unit=multi-user.target"])
+def test_and_no_other_is_taken_for_one(line: str) -> None:
+    assert not asks_for_repair(f"root=/dev/vda {line}")

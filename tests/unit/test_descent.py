@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kexecd import handoff
-from kexecd.cli import descent, steps
+from kexecd.cli import afterword, descent, steps
 from kexecd.cli.descent import Attempt, Descent
 from kexecd.cli.draft import Draft
 from kexecd.config.policy import Policy
@@ -21,10 +20,9 @@ from kexecd.executor import Executor
 from kexecd.init import finish
 from kexecd.init.none import NoInit
 from kexecd.model import Act, Context, FileRecord, ImageRecord, LoadMethod, Phase, Plan, Running, Verdict, Way
+from kexecd.wayback import begin
 
-IMAGE = ImageRecord(
-    "id", "6.1", FileRecord("/boot/vmlinuz", 1, ""), (), "", "nonce", LoadMethod.KEXEC_FILE_LOAD, 0.0
-)
+IMAGE = ImageRecord("id", "6.1", FileRecord("/boot/vmlinuz", 1, ""), (), "", "nonce", LoadMethod.KEXEC_FILE_LOAD, 0.0)
 
 
 @dataclass(frozen=True)
@@ -52,6 +50,7 @@ class Scene:
     reader: int
     log: list[str] = field(default_factory=list)
     finished: list[Act] = field(default_factory=list)
+    afterwords: list[str] = field(default_factory=list)
 
     def walk(self, attempt: Attempt = Attempt.WHOLE, *, hurried: bool = False) -> None:
         phases = (
@@ -76,6 +75,7 @@ def scene(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Scene]:
     monkeypatch.setattr(descent, "RUN_DIR", str(tmp_path))
     monkeypatch.setattr(descent, "open_quietly", lambda path, flags: ())
     monkeypatch.setattr(finish, "finish", lambda init, act, **options: scene.finished.append(act))
+    monkeypatch.setattr(afterword, "write", lambda why, tell: scene.afterwords.append(why))
     yield scene
     os.close(reader)
     os.close(writer)
@@ -99,6 +99,7 @@ def test_each_further_attempt_does_less_and_always_restarts(
 ) -> None:
     scene.walk(attempt)
     assert (scene.log, scene.finished) == (walked, [act])
+    assert bool(scene.afterwords) is (act is Act.FIRMWARE)
 
 
 def test_a_plan_that_hurries_already_leaves_out_nothing_when_it_is_taken_over_again(scene: Scene) -> None:
@@ -157,7 +158,7 @@ def test_a_record_that_cannot_be_written_is_a_refusal(monkeypatch: pytest.Monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(steps, "loaded_record", lambda: IMAGE)
-    monkeypatch.setattr(handoff, "write", full)
+    monkeypatch.setattr(begin, "write", full)
     with pytest.raises(Refusal, match="ENOSPC"):
         steps.WriteDown(Way.FAST)._write()
 

@@ -69,6 +69,23 @@ def test_where_pid_1_has_hooks_of_its_own_it_comes_first(log: list[str]) -> None
     ]  # fmt: skip
 
 
+def test_before_a_jump_that_did_not_come_about_ends_in_the_firmware_somebody_is_told_once(log: list[str]) -> None:
+    with pytest.raises(NotRestarted):
+        finish.finish(
+            Listening("", log), Act.KEXEC, alone=False, tell=lambda text: None, fallen=lambda: log.append("fallen")
+        )
+    assert log == ["ourselves: kexec", "PID 1: kexec", "fallen", "PID 1: firmware", "ourselves: firmware",
+                   "the kernel's reset"]  # fmt: skip
+
+
+def test_a_restart_through_the_firmware_has_not_fallen(log: list[str]) -> None:
+    with pytest.raises(NotRestarted):
+        finish.finish(
+            Listening("", log), Act.FIRMWARE, alone=True, tell=lambda text: None, fallen=lambda: log.append("fallen")
+        )
+    assert "fallen" not in log
+
+
 def test_but_not_where_its_own_sync_would_hang(log: list[str]) -> None:
     assert finished(log, Act.KEXEC, word="it has a hook", alone=True)[0] == "ourselves: kexec"
 

@@ -13,11 +13,13 @@ from kexecd.cli.choosing import look_for, names_image, target_for
 from kexecd.cli.main import main, parser
 from kexecd.errors import BadConfig, BadImage, ExitCode, NoEntry, Refusal
 from kexecd.kernel import sysfs
+from kexecd.kernel.cmdline import canonical
 from kexecd.model import BootTarget
 from kexecd.target import opened
 from tests.unit.images import bzimage
 from tests.unit.initrds import VERSION, tree, xz
 
+WAY_BACK = "panic=30 rd.shell=0 rd.emergency=reboot"
 OURS = "BOOT_IMAGE=/vmlinuz root=UUID=ours ro quiet"
 
 
@@ -58,14 +60,14 @@ def target(*words: str | Path) -> Iterator[BootTarget]:
 
 def cmdline(*words: str | Path) -> str:
     with target(*words) as found:
-        return " ".join(word for word in found.cmdline.split() if not word.startswith("kexecd.nonce="))
+        return canonical(found.cmdline)
 
 
 def test_kernel_initrd_and_root_are_its_own(other: Path) -> None:
     with target("--from", other) as found:
         assert found.kernel.path == f"{other}/boot/vmlinuz-{VERSION}"
         assert [file.path for file in found.initrds] == [f"{other}/boot/initramfs-{VERSION}.img"]
-        assert found.cmdline == f"root=UUID=theirs kexecd.nonce={found.nonce}"
+        assert found.cmdline == f"root=UUID=theirs kexecd.nonce={found.nonce} {WAY_BACK}"
         assert found.entry.remarks == ()
 
 
@@ -164,12 +166,12 @@ def test_a_plan_says_what_changes_on_the_command_line(other: Path, capsys: pytes
     words = ["plan", "--root", str(other), "--append", "debug", "--remove", "quiet"]
     assert main([*words, "--json"]) == ExitCode.OK
     found = json.loads(capsys.readouterr().out)["target"]
-    assert found["cmdline"] == "root=UUID=ours ro debug"
-    assert found["cmdline_diff"] == {"running": OURS, "added": ["debug"], "removed": ["quiet"]}
+    assert found["cmdline"] == f"root=UUID=ours ro debug {WAY_BACK}"
+    assert found["cmdline_diff"] == {"running": OURS, "added": ["debug", *WAY_BACK.split()], "removed": ["quiet"]}
     assert main(words) == ExitCode.OK
     said = capsys.readouterr().out.splitlines()
-    assert "with   root=UUID=ours ro debug" in said
-    assert "       + debug" in said and "       - quiet" in said
+    assert f"with   root=UUID=ours ro debug {WAY_BACK}" in said
+    assert f"       + debug {WAY_BACK}" in said and "       - quiet" in said
 
 
 def test_the_nonce_is_not_in_the_plan_but_its_length_is(other: Path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from kexecd.handoff import Arrival, How, PendingHandoff, Unreadable, arrival, ne
 from kexecd.kernel import sysfs
 from kexecd.model import Way
 from tests.unit.kernel_tree import BOOT_ID, KernelTree
+from tests.unit.power_cut import calls, cuts
 
 PENDING = PendingHandoff(
     nonce="0123456789abcdef",
@@ -61,6 +63,37 @@ def test_the_record_is_read_as_it_was_written(state: str) -> None:
 
 def test_forgetting_what_never_was_is_no_error(state: str) -> None:
     handoff.forget(state)
+
+
+def test_the_record_of_an_older_kexecd_is_read_too(state: str) -> None:
+    handoff.write(PENDING, state)
+    older = json.loads(Path(state, "pending.json").read_text(encoding="utf-8"))
+    for name in LATER:
+        del older[name]
+    Path(state, "pending.json").write_text(json.dumps(older), encoding="utf-8")
+    assert handoff.read(state) == PENDING
+
+
+WHOLE = replace(
+    PENDING,
+    machine="00112233445566ff",
+    kernel_sha256="ab" * 32,
+    initrd_sha256=f"{'cd' * 32}+{'ef' * 32}",
+    limit=300.0,
+    trial=True,
+    foreign=True,
+    repair=True,
+    one_shot="LoaderEntryOneShot",
+    plan=("load", "record", "jump"),
+    arrived_in=BOOT_ID,
+    arrived_at=1010.5,
+    failure="it never got a network",
+)
+
+
+def test_every_field_survives_the_disk(state: str) -> None:
+    handoff.write(WHOLE, state)
+    assert handoff.read(state) == WHOLE
 
 
 def test_our_nonce_on_the_command_line_means_kexec(tree: KernelTree, state: str) -> None:
@@ -149,9 +182,7 @@ def test_a_refusal_keeps_what_was_asked_for_in_this_boot_and_forgets_that_of_ano
     assert handoff.read(state) == replace(here, refused="no")
 
 
-def test_a_command_line_with_an_empty_nonce_is_not_taken_for_a_record_without_one(
-    tree: KernelTree, state: str
-) -> None:
+def test_a_command_line_with_an_empty_nonce_is_not_taken_for_a_record_without_one(tree: KernelTree, state: str) -> None:
     handoff.write(replace(PENDING, nonce="", refused="no"), state)
     tree.write("proc/cmdline", "ro kexecd.nonce=\n")
     assert arrived(tree, state).how is How.OTHER
@@ -168,13 +199,125 @@ def test_a_request_speaks_to_the_first_boot_that_hears_of_it_and_to_no_later_one
     assert told and told.seen_in == sysfs.boot_id()
 
 
+def report(tree: KernelTree, state: str, now: float = 1060.0) -> PendingHandoff | None:
+    return handoff.arrived(state, root=tree.root, now=lambda: now, uptime=lambda: 50.0)
+
+
+def test_the_new_boot_notes_once_that_it_has_come_up(tree: KernelTree, state: str) -> None:
+    handoff.write(PENDING, state)
+    noted = report(tree, state)
+    assert noted and (noted.arrived_in, noted.arrived_at) == (BOOT_ID, 1010.0)
+    assert handoff.read(state) == noted
+    assert report(tree, state, now=2000.0) == noted
+
+
+@pytest.mark.parametrize(
+    "pending",
+    [
+        None,
+        replace(PENDING, from_boot_id=BOOT_ID),
+        replace(PENDING, nonce="f" * 16),
+        replace(PENDING, nonce=""),
+        replace(PENDING, seen_in="another boot"),
+        replace(PENDING, arrived_in="another boot"),
+    ],
+    ids=["no record", "asked for here", "another nonce", "no nonce", "settled", "arrived before"],
+)
+def test_no_other_boot_notes_anything(tree: KernelTree, state: str, pending: PendingHandoff | None) -> None:
+    if pending:
+        handoff.write(pending, state)
+    assert report(tree, state) is None
+    handoff.give_up("no network", state, root=tree.root)
+    assert handoff.read(state) == pending
+
+
+def test_a_boot_that_gives_itself_up_says_why_and_the_first_reason_stays(tree: KernelTree, state: str) -> None:
+    handoff.write(PENDING, state)
+    handoff.give_up("its kernel\nis another one", state, root=tree.root)
+    handoff.give_up("and there is no network", state, root=tree.root)
+    told = handoff.read(state)
+    assert told and (told.failure, told.arrived_in) == ("its kernel is another one", BOOT_ID)
+
+
+def test_a_reason_has_an_end(tree: KernelTree, state: str) -> None:
+    handoff.write(PENDING, state)
+    handoff.give_up("x" * 100_000, state, root=tree.root)
+    told = handoff.read(state)
+    assert told and told.failure == "x" * 597 + "..."
+
+
+def test_a_later_boot_with_the_same_nonce_is_not_what_the_jump_led_to(tree: KernelTree, state: str) -> None:
+    """A crash kernel's, or one that others have loaded with the running command line."""
+    handoff.write(replace(PENDING, arrived_in="the boot before"), state)
+    seen = arrived(tree, state)
+    assert seen.how is How.OTHER
+    assert "led to an earlier boot" in seen.reason
+
+
+def test_the_boot_after_says_why_the_new_kernel_gave_itself_up(tree: KernelTree, state: str) -> None:
+    handoff.write(replace(PENDING, arrived_in="the boot before", failure="no network within 300 s"), state)
+    tree.write("proc/cmdline", "ro\n")
+    assert arrived(tree, state).reason == ("the kexec that was asked for failed: no network within 300 s")
+
+
+def test_a_power_cut_at_any_call_leaves_the_old_record_or_the_new_one(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    handoff.write(PENDING, str(state))
+    seen = set()
+    for _ in cuts(state, lambda: handoff.write(WHOLE, str(state))):
+        assert (left := handoff.read(str(state))) in (PENDING, WHOLE)
+        seen.add(left)
+    assert seen == {PENDING, WHOLE}
+    made = calls(lambda: handoff.write(PENDING, str(state)))
+    assert [name for name in made if name in ("fsync", "rename")] == ["fsync", "rename", "fsync"]
+
+
+def test_what_a_cut_leaves_of_the_new_record_is_never_read(tmp_path: Path) -> None:
+    handoff.write(WHOLE, str(tmp_path))
+    whole = Path(tmp_path, "pending.json").read_bytes()
+    handoff.write(PENDING, str(tmp_path))
+    for length in range(len(whole)):
+        Path(tmp_path, ".pending.json.123").write_bytes(whole[:length])
+        assert handoff.read(str(tmp_path)) == PENDING
+
+
+def test_a_power_cut_while_it_is_forgotten_leaves_it_or_nothing(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    handoff.write(PENDING, str(state))
+    for _ in cuts(state, lambda: handoff.forget(str(state))):
+        assert handoff.read(str(state)) in (PENDING, None)
+
+
+def test_two_who_change_the_record_wait_for_each_other(tree: KernelTree, state: str) -> None:
+    handoff.write(PENDING, state)
+    reader, writer = os.pipe()
+    with handoff.locked(state):
+        child = os.fork()
+        if child == 0:
+            handoff.arrived(state, root=tree.root)
+            os.write(writer, b"noted")
+            os._exit(0)
+        os.close(writer)
+        assert not select.select([reader], [], [], 0.2)[0]
+        handoff.write(replace(PENDING, to_version="6.3.0"), state)
+    assert os.read(reader, 10) == b"noted"
+    os.waitpid(child, 0)
+    os.close(reader)
+    told = handoff.read(state)
+    assert told and (told.to_version, told.arrived_in) == ("6.3.0", BOOT_ID)
+
+
+LATER = PendingHandoff.__slots__[PendingHandoff.__slots__.index("refused") :]
+"""What an older kexecd's record has not got."""
+
+
 def damaged() -> list[bytes]:
     good = {name: getattr(PENDING, name) for name in PendingHandoff.__slots__}
     whole = json.dumps(good).encode()
     wrong = [{**good, name: value} for name, value in (("way", "sideways"), ("requested_at", "x"), ("nonce", 7))]
-    later = ("refused", "seen_in")  # what an older kexecd's record has not got
+    later = LATER
     missing = [{key: value for key, value in good.items() if key != name} for name in good if name not in later]
-    wrong += [{**good, name: 7} for name in later]
+    wrong += [{**good, name: {}} for name in later]
     cut = [whole[:length] for length in range(len(whole))]
     other = [b"null", b"[]", b"7", b'"x"', b"\xff\xfe", b"\0" * 100, b"[" * 100_000, b"{}", b" " * (2 << 20)]
     return [*cut, *other, *(json.dumps(record).encode() for record in (*wrong, *missing))]

@@ -100,7 +100,7 @@ def with_magic(at: int, magic: bytes) -> bytes:
     [
         (with_magic(56, b"ARM\x64"), ImageKind.IMAGE, "aarch64"),
         (with_magic(56, b"RSC\x05"), ImageKind.IMAGE, "riscv64"),
-        (gzip.compress(b"kernel"), ImageKind.GZIP, ""),
+        (gzip.compress(b"kernel", mtime=0), ImageKind.GZIP, ""),
         (zboot(b"kernel"), ImageKind.ZBOOT, "aarch64"),
         (efi_image(0x6264), ImageKind.IMAGE, "loongarch64"),
         (b"\x02\x21\x4c\x18" + bytes(64), ImageKind.LZ4, ""),

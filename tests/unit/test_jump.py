@@ -15,8 +15,11 @@ import pytest
 
 from kexecd import state
 from kexecd.errors import ExitCode
-from kexecd.kernel import guard, mountinfo, syscalls, sysfs
+from kexecd.kernel import guard, mountinfo, syscalls, sysfs, watchdog
 from kexecd.model import Act, State, Way
+from kexecd.record import NAME as NAME_OF_IMAGE
+from kexecd.record import RUN_DIR
+from kexecd.wayback.watchdog import NAME
 
 FILE = Path(__file__).parents[2] / "kexecd" / "jump.py"
 PYTHON = "/usr/bin/python3"
@@ -78,6 +81,7 @@ class Machine:
             mountinfo=str(self.directory / "mountinfo"),
             restart=str(self.directory / "state"),
             loaded=paths,
+            watchdog=str(self.directory / "watchdog"),
             kmsg=str(self.directory / "kmsg"),
         )
         assert isinstance(result, int)
@@ -104,6 +108,9 @@ def test_its_numbers_are_those_of_the_rest(jump: ModuleType) -> None:
     assert jump.KEXEC_FILE_UNLOAD == syscalls.KEXEC_FILE_UNLOAD
     numbers = {machine: (row.kexec_load, row.kexec_file_load) for machine, row in syscalls.NUMBERS.items()}
     assert numbers == jump.NUMBERS
+    assert (jump.WDIOC_KEEPALIVE, jump.WDIOC_SETTIMEOUT) == (watchdog.KEEPALIVE, watchdog.SETTIMEOUT)
+    assert os.path.join(RUN_DIR, NAME) == jump.WATCHDOG
+    assert jump.IMAGE == NAME_OF_IMAGE
 
 
 def asked_for(tmp_path: Path, reached: State, way: Way, act: Act) -> str:
@@ -121,6 +128,60 @@ def test_a_restart_that_is_to_go_through_the_firmware_is_no_jump_whatever_is_in_
     machine.restart = asked_for(tmp_path, State.PREPARED, Way.ORDERLY, Act.KEXEC)
     machine.main("--jump")
     assert machine.asked == [0x45584543]
+
+
+# The watchdog over the new kernel
+
+
+def opens(machine: Machine, monkeypatch: pytest.MonkeyPatch, text: str = "") -> None:
+    """Write down a watchdog that is a file: nothing can be set of it, and it does no harm."""
+    monkeypatch.setattr(machine.module, "refuse_in_tests", lambda environ: None)
+    (machine.directory / "dog").touch()
+    (machine.directory / NAME_OF_IMAGE).touch()
+    (machine.directory / "watchdog").write_text(text or f"{machine.directory}/dog 330\n")
+
+
+@pytest.mark.parametrize("option", ["--jump", "--guard"])
+def test_the_watchdog_that_was_written_down_is_left_running(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], option: str
+) -> None:
+    opens(machine, monkeypatch)
+    machine.main(option)
+    said = capfd.readouterr().err
+    assert f"{machine.directory}/dog cannot be set to 330 s (ENOTTY)" in said
+    assert f"{machine.directory}/dog watches over the new kernel" in said
+    assert machine.asked == ([0x45584543] if option == "--jump" else [])
+
+
+def test_without_one_nothing_is_opened_and_a_jump_goes_on(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for text in ("/dev/watchdog0", "/dev/watchdog0 soon", "\n"):
+        opens(machine, monkeypatch, text)
+        machine.main("--jump")
+        assert "watch" not in capfd.readouterr().err
+    opens(machine, monkeypatch, "/nonexistent/watchdog 330\n")
+    machine.main("--jump")
+    assert "/nonexistent/watchdog is not set to watch over the new kernel (ENOENT)" in capfd.readouterr().err
+    assert len(machine.asked) == 4
+
+
+def test_an_image_that_others_have_loaded_has_nobody_who_would_switch_it_off(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    opens(machine, monkeypatch)
+    (machine.directory / NAME_OF_IMAGE).unlink()
+    machine.main("--jump")
+    assert "watch" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("options", [("--jump", "--firmware"), ("--guard", "--firmware"), ("--check",), ()])
+def test_where_there_is_no_jump_no_watchdog_is_started(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], options: tuple[str, ...]
+) -> None:
+    opens(machine, monkeypatch)
+    machine.main(*options)
+    assert "watches" not in capfd.readouterr().err
 
 
 # PID 1 jumps itself

@@ -108,6 +108,13 @@ def test_a_reset_after_a_panic_means_that_the_panic_is_history() -> None:
     assert evidence.last_words([panic], [Event("RESET", 6)]) is None
 
 
+def test_a_panic_is_what_the_kernel_says_and_not_what_is_said_of_it() -> None:
+    for text in ("Kernel panic - not syncing: x", "[   1.0][    T1] ---[ end Kernel panic - not syncing: x ]---"):
+        assert evidence.last_words([Line(1, text)], []), text
+    for text in (" * it failed: Kernel panic - not syncing: x", "[ 1.0] kexecctl[4]: Kernel panic - not syncing: x"):
+        assert evidence.last_words([Line(1, text)], []) is None, text
+
+
 FACTS = Facts(
     powered_off=False,
     reset=False,

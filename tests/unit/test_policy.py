@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 from kexecd.config import hook_rows, policy
 from kexecd.config.checks import Answer, CheckId, CheckRule
 from kexecd.config.hook_rows import HookRow
-from kexecd.config.policy import PATH, ROWS, Choosing, OnDirty, Policy, default_file, parse, read_policy, untrusted
+from kexecd.config.policy import (
+    PATH,
+    ROWS,
+    Choosing,
+    OnDirty,
+    Policy,
+    Updates,
+    default_file,
+    parse,
+    read_policy,
+    untrusted,
+)
 from kexecd.errors import BadConfig, Refusal
 
 
@@ -194,6 +205,58 @@ def test_a_check_is_answered_by_its_name() -> None:
         CheckRule(CheckId.SESSIONS, Answer.IGNORE, "f:3"),
     )
     assert parse("checks:\n") == Policy()
+
+
+def test_what_a_new_kernel_has_to_show_is_lists_of_texts() -> None:
+    found = parse(
+        """
+confirm:
+  limit: 120
+  panic: 0
+  commands: ["/usr/bin/test -e '/run/my app'", /bin/true]
+  units: [nginx, getty@tty1.service]
+  reach: ["192.0.2.1:22", "[2001:db8::1]:443", "gateway.example:80"]
+  watchdog: false
+firmware:
+  after: 50
+  updates: refuse
+"""
+    )
+    assert (found.confirm_limit, found.confirm_panic, found.confirm_watchdog) == (120, 0, False)
+    assert found.confirm_commands == ("/usr/bin/test -e '/run/my app'", "/bin/true")
+    assert found.confirm_units == ("nginx", "getty@tty1.service")
+    assert found.confirm_reach == ("192.0.2.1:22", "[2001:db8::1]:443", "gateway.example:80")
+    assert (found.firmware_after, found.firmware_updates) == (50, Updates.REFUSE)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "commands: [true]",
+        "commands: [relative/path]",
+        """commands: ["/bin/sh -c 'never closed"]""",
+        "commands: [[/bin/sh, -c]]",
+        "commands: ['']",
+        "commands: /bin/true",
+        "units: ['a b']",
+        "units: ['-x']",
+        "units: ['']",
+        "reach: [192.0.2.1]",
+        "reach: ['host:0']",
+        "reach: ['host:port']",
+        "reach: ['2001:db8::1:443']",
+        "reach: [12:30]",
+        "limit: 86401",
+        "panic: 0.5",
+    ],
+)
+def test_what_nobody_could_check_is_refused_when_it_is_read(line: str) -> None:
+    with pytest.raises(BadConfig, match=f"confirm.{line.partition(':')[0]} has to be"):
+        parse(f"confirm:\n  {line}\n")
+
+
+def test_a_list_may_be_empty() -> None:
+    assert parse("confirm:\n  commands: []\n  units: []\n  reach: []\n").confirm_units == ()
 
 
 def test_an_answer_that_no_check_takes_is_told() -> None:

@@ -202,6 +202,8 @@ def test_a_second_ctrl_c_ends_a_caller_whose_request_hears_of_none(tmp_path: Pat
     with daemon(tmp_path, deaf) as there:
         caller = call(there.door, "plan")
         worker = int(caller.line().split()[0])
+        while os.readlink(f"/proc/{caller.pid}/cwd") != "/":  # from then on it waits for how it ends
+            time.sleep(0.01)
         os.kill(caller.pid, signal.SIGINT)
         assert caller.line() == "heard"
         os.kill(caller.pid, signal.SIGINT)

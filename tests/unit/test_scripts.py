@@ -56,9 +56,9 @@ def test_debians_do_not_make_a_need_of_what_resets_the_machine(script: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "levels"), [("preload", "016"), ("jump", "6"), ("hooks", "6"), ("finish", "")]
+    ("name", "levels"), [("preload", "016"), ("jump", "6"), ("hooks", "06"), ("finish", ""), ("state", "")]
 )
-def test_only_what_drops_the_image_is_called_for_a_poweroff_too(name: str, levels: str) -> None:
+def test_only_what_drops_the_image_or_writes_down_is_called_for_a_poweroff_too(name: str, levels: str) -> None:
     assert "".join(header(OPENRC / "lsb" / f"kexecd-{name}")["Default-Stop"]) == levels
 
 

@@ -9,7 +9,7 @@ from kexecd.config.settings import Settings
 from kexecd.errors import BadConfig, BadImage
 from kexecd.kernel.cmdline import NO_EDITS, Edits
 from kexecd.model import BootEntry, BootTarget, Source
-from kexecd.target import make_target, opened
+from kexecd.target import NO_ROOM, make_target, opened
 from tests.unit import initrds
 from tests.unit.images import bzimage, pe
 
@@ -47,6 +47,7 @@ def make(
     edits: Edits = NO_EDITS,
     machine: str = "",
     deep: bool = False,
+    panic: int = 0,
 ) -> BootTarget:
     return make_target(
         entry,
@@ -57,6 +58,7 @@ def make(
         edits=edits,
         machine=machine,
         deep=deep,
+        panic=panic,
     )
 
 
@@ -307,6 +309,29 @@ def test_a_refusal_leaves_nothing_of_it_open(uki_root: str) -> None:
     with pytest.raises(BadImage, match="it is a kernel for x86_64"):
         make(uki_root, UKI, machine="aarch64")
     assert not any("memfd:." in name or name.startswith(uki_root) for name in open_fds())
+
+
+# The way back
+
+
+def test_the_way_back_comes_behind_the_nonce(root: str) -> None:
+    with opened(make(root, running="root=/dev/vda kexecd.nonce=n0 panic=7 rd.shell=0 quiet", panic=30)) as target:
+        assert target.cmdline == "root=/dev/vda quiet kexecd.nonce=n1 panic=30 rd.shell=0 rd.emergency=reboot"
+        assert target.entry.remarks == ()
+
+
+def test_a_line_that_has_no_room_for_it_goes_without_and_that_is_told(root: str) -> None:
+    full = "root=/dev/vda ".ljust(1980, "x")
+    with opened(make(root, running=full, panic=30)) as target:
+        assert target.cmdline == f"{full} kexecd.nonce=n1"
+        assert target.entry.remarks == (NO_ROOM,)
+    with pytest.raises(BadConfig, match="more than"):
+        make(root, running=full.ljust(2048, "x"), panic=30)
+
+
+def test_what_is_appended_comes_before_it_and_lasts(root: str) -> None:
+    with opened(make(root, edits=Edits(append="panic=5 debug"), panic=30)) as target:
+        assert target.cmdline.endswith(" panic=5 debug kexecd.nonce=n1 rd.shell=0 rd.emergency=reboot")
 
 
 # Another system's

@@ -196,7 +196,8 @@ def test_one_that_changes_meanwhile_is_refused(take: Unwrap, monkeypatch: pytest
         take(pe(linux=KERNEL))
 
 
-SEEDS = [pe(linux=KERNEL, cmdline=b"x"), zboot(gzip.compress(arm64_image())), gzip.compress(arm64_image())]
+PACKED = gzip.compress(arm64_image(), mtime=0)
+SEEDS = [pe(linux=KERNEL, cmdline=b"x"), zboot(PACKED), PACKED]
 SEEDS += [lzma.compress(arm64_image()), bz2.compress(arm64_image()), pe(linux=zboot(lzma.compress(arm64_image())))]
 MUTATIONS = st.lists(st.tuples(st.integers(0, 3000), st.binary(min_size=1, max_size=8)), max_size=6)
 

@@ -15,7 +15,6 @@ from tests.unit.images import bzimage
 from tests.unit.preflight.cases import fires, silent
 from tests.unit.preflight.machine import CMDLINE, INITRD, MODULES, NOW, UUID, VERSION, Machine
 
-KHO = "/sys/kernel/debug/kho/out/scratch_len"
 WITHOUT_DRIVER = tuple(name for name in INITRD if "virtio_blk" not in name)
 
 
@@ -58,20 +57,6 @@ def an_image_twice_as_large_as_what_is_available(machine: Machine) -> Facts:
 @silent(CheckId.MEMORY)
 def an_image_that_fits_twice(machine: Machine) -> Facts:
     return machine.facts(Subject(target=large(machine, 20 << 20, 900 << 20)))
-
-
-@fires(CheckId.HANDOVER_SPACE, Severity.REFUSE, "it has 500 MiB, the largest 312 MiB")
-def an_initrd_larger_than_the_scratch_areas(machine: Machine) -> Facts:
-    machine.write("/proc/cmdline", "kho=on\n")
-    machine.write(KHO, f"{hex(104 << 20)}\n{hex(312 << 20)}\n")
-    return machine.facts(Subject(target=large(machine, 20 << 20, 500 << 20)))
-
-
-@silent(CheckId.HANDOVER_SPACE)
-def an_initrd_that_fits_into_a_scratch_area(machine: Machine) -> Facts:
-    machine.write("/proc/cmdline", "kho=on\n")
-    machine.write(KHO, f"{hex(104 << 20)}\n{hex(312 << 20)}\n")
-    return machine.facts(Subject(target=large(machine, 20 << 20, 300 << 20)))
 
 
 @fires(CheckId.MODULES, Severity.WARN, "no modules for 6.12.0")

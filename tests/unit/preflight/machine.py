@@ -48,6 +48,13 @@ class Machine:
         self.driver(PCI, "/sys/bus/pci/drivers/virtio-pci", "virtio_pci")
         self.link(f"/dev/disk/by-uuid/{UUID}", "../../vda1")
         self.write("/dev/vda1")
+        self.dog("inactive", 60)
+
+    def dog(self, state: str, seconds: int, *, stop_on_reboot: int = 0) -> None:
+        """Its hardware watchdog, and whether the kernel switches that off at a restart; -1: its driver decides."""
+        self.write("/sys/module/watchdog/parameters/stop_on_reboot", f"{stop_on_reboot}\n")
+        for name, text in (("state", state), ("timeout", str(seconds)), ("identity", "iTCO_wdt"), ("nowayout", "0")):
+            self.write(f"/sys/class/watchdog/watchdog0/{name}", f"{text}\n")
 
     def write(self, path: str, content: str | bytes = "") -> Path:
         place = self.path / path.lstrip("/")

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
-from struct import pack
-
 from kexecd import handoff
 from kexecd.config.checks import CheckId
 from kexecd.handoff import PendingHandoff
@@ -12,9 +10,8 @@ from kexecd.preflight.facts import Facts, Subject
 from kexecd.preflight.finding import Severity
 from tests.unit.kernel_tree import BOOT_ID
 from tests.unit.preflight.cases import fires, silent
-from tests.unit.preflight.machine import CMDLINE, NOW, Machine
+from tests.unit.preflight.machine import CMDLINE, NOW, VERSION, Machine
 
-FWUPD = "0abba7dc-e516-4167-bbf5-4d9d1c739416"
 CRASH = "/sys/kernel/kexec_crash_loaded"
 RTC = "/sys/class/rtc/rtc0/since_epoch"
 WATCHDOG = "/sys/class/watchdog/watchdog0"
@@ -39,28 +36,6 @@ def somebody_wants_the_firmwares_setup(machine: Machine) -> Facts:
 
 @silent(CheckId.FIRMWARE_WISH)
 def nobody_wants_the_firmware(machine: Machine) -> Facts:
-    return machine.facts()
-
-
-def update(machine: Machine, status: int) -> Facts:
-    value = bytes(48) + pack("<I", status) + b"\4\1"
-    machine.efi("fwupd-61b65ccc-0116-4b62-80ed-ec5f089ae523-0", value, FWUPD)
-    return machine.facts()
-
-
-@fires(CheckId.FIRMWARE_UPDATE, Severity.WARN, "an update of the firmware waits")
-def an_update_that_is_to_be_tried(machine: Machine) -> Facts:
-    return update(machine, 1)
-
-
-@silent(CheckId.FIRMWARE_UPDATE)
-def an_update_that_has_been_tried(machine: Machine) -> Facts:
-    return update(machine, 2)
-
-
-@silent(CheckId.FIRMWARE_UPDATE)
-def fwupds_log_is_no_update(machine: Machine) -> Facts:
-    machine.efi("FWUPDATE_DEBUG_LOG", pack("<I", 1) * 20, FWUPD)
     return machine.facts()
 
 
@@ -114,9 +89,34 @@ def a_clock_in_local_time(machine: Machine) -> Facts:
     return machine.facts()
 
 
-def dog(machine: Machine, state: str, seconds: int) -> Facts:
-    for name, text in (("state", state), ("timeout", str(seconds)), ("identity", "iTCO_wdt")):
-        machine.write(f"{WATCHDOG}/{name}", f"{text}\n")
+def dog(machine: Machine, state: str, seconds: int, stop_on_reboot: int = 0) -> Facts:
+    machine.dog(state, seconds, stop_on_reboot=stop_on_reboot)
+    return machine.facts()
+
+
+@fires(CheckId.WATCHDOG, Severity.WARN, "its driver switches the watchdog iTCO_wdt off before the jump")
+def a_watchdog_that_its_driver_stops(machine: Machine) -> Facts:
+    return dog(machine, "inactive", 60, stop_on_reboot=-1)
+
+
+@fires(CheckId.WATCHDOG, Severity.WARN, "the new kernel has no driver iTCO_wdt that could switch")
+def a_watchdog_that_the_new_kernel_could_not_stop(machine: Machine) -> Facts:
+    machine.link("/sys/class/watchdog/watchdog0/device/driver/module", "/sys/module/iTCO_wdt")
+    return machine.facts()
+
+
+@silent(CheckId.WATCHDOG)
+def a_watchdog_that_the_new_kernel_can_stop(machine: Machine) -> Facts:
+    machine.link("/sys/class/watchdog/watchdog0/device/driver/module", "/sys/module/iTCO_wdt")
+    machine.write(f"/lib/modules/{VERSION}/modules.dep", "kernel/drivers/watchdog/iTCO_wdt.ko.xz:\n")
+    return machine.facts()
+
+
+@fires(CheckId.WATCHDOG, Severity.WARN, "nobody brings back a new kernel that hangs: there is no hardware watchdog")
+def a_machine_without_a_watchdog(machine: Machine) -> Facts:
+    for name in ("state", "timeout", "identity", "nowayout"):
+        machine.remove(f"{WATCHDOG}/{name}")
+    machine.path.joinpath(WATCHDOG.lstrip("/")).rmdir()
     return machine.facts()
 
 

@@ -15,17 +15,22 @@ from kexecd.preflight.judge import judge
 from kexecd.preflight.table import CHECKS
 from tests.unit.preflight import (
     devices_cases,
+    handover_cases,
     image_cases,
     people_cases,
     permission_cases,
     recovery_cases,
     scripts_cases,
     storage_cases,
+    turn_cases,
 )
 from tests.unit.preflight.cases import CASES, Case
 from tests.unit.preflight.machine import Machine
 
-ROOMS = (devices_cases, image_cases, people_cases, permission_cases, recovery_cases, scripts_cases, storage_cases)
+ROOMS = (
+    *(devices_cases, handover_cases, image_cases, people_cases),
+    *(permission_cases, recovery_cases, scripts_cases, storage_cases, turn_cases),
+)
 """Imported for the cases that they register."""
 
 FIRE = [case for case in CASES if case.severity]

@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 from tests.vm.doors import report
 from tests.vm.doors.cell import Cell, run
 from tests.vm.doors.guests import GUESTS
-from tests.vm.doors.subset import Pair, all_cells, subset
+from tests.vm.doors.subset import all_cells, subset
 from tests.vm.lab.cache import REPO
 
 CONSOLES = REPO / ".cache" / "matrix"
@@ -25,6 +26,7 @@ def main() -> int:
     parser.add_argument("--door", action="append", metavar="TEXT", help="only doors with it in their name")
     parser.add_argument("--subset", action="store_true", help="only what `make test` runs")
     parser.add_argument("-v", "--verbose", action="store_true", help="with what kexecd said, and when")
+    parser.add_argument("--guests", type=int, default=1, metavar="N", help="so many at a time; each takes a core")
     parser.add_argument("--list", action="store_true", help="only say what would be run")
     options = parser.parse_args()
     wanted = tuple(
@@ -37,7 +39,8 @@ def main() -> int:
         print("\n".join(f"{guest.name:<20} {door.name}" for door, guest in wanted))
         return 0
     begin = time.monotonic()
-    cells = [_shown(pair, verbose=options.verbose) for pair in wanted]
+    with ProcessPoolExecutor(options.guests) as pool:
+        cells = [_shown(cell, verbose=options.verbose) for cell in pool.map(run_one, map(all_cells().index, wanted))]
     good = sum(cell.good for cell in cells)
     print(f"\n{good} of {len(cells)} cells are as they should be, in {(time.monotonic() - begin) / 60:.0f} minutes")
     if wanted == all_cells():
@@ -48,8 +51,12 @@ def main() -> int:
     return 0 if good == len(cells) else 1
 
 
-def _shown(pair: Pair, *, verbose: bool) -> Cell:
-    cell = run(*pair)
+def run_one(number: int) -> Cell:
+    """The cell of this number in all_cells()."""
+    return run(*all_cells()[number])
+
+
+def _shown(cell: Cell, *, verbose: bool) -> Cell:
     print("\n    ".join((cell.line(), *(cell.said if verbose else ()))), flush=True)
     if not cell.good:
         CONSOLES.mkdir(exist_ok=True)

@@ -69,12 +69,13 @@ pkg_postinst() {
 	elog "With OpenRC, for every restart to be a kexec:"
 	elog "    rc-update add ${script} default"
 	elog "    rc-update add kexec-jump shutdown"
+	elog "    rc-update add kexec-confirm sysinit"
 	elog "    rc-update add kexec-finish default"
 	elog "and at once, for the next one: rc-service ${script} start"
 	elog "Without kexec-jump in the runlevel shutdown a restart goes through the firmware."
 	elog
 	elog "With systemd:"
-	elog "    systemctl preset kexecd-freeze.service kexecd-finish.service"
+	elog "    systemctl preset kexecd-{freeze,confirm,finish}.service"
 	elog "    systemctl enable --now kexecd-preload.service"
 	elog
 	elog "The settings of /etc/conf.d/kexec and /etc/kexec.conf are read as they are: kexecctl config"
@@ -96,7 +97,8 @@ pkg_prerm() {
 
 pkg_postrm() {
 	if [[ -z ${REPLACED_BY_VERSION} ]]; then
-		elog "The runlevels still name what has been removed: rc-update delete kexec-jump, kexec-finish, and"
-		elog "whichever of kexec and kexecd-preload was there; and systemctl disable kexecd-{preload,freeze,finish}."
+		elog "The runlevels still name what has been removed: rc-update delete kexec-jump, kexec-confirm,"
+		elog "kexec-finish, and whichever of kexec and kexecd-preload was there; and systemctl disable"
+		elog "kexecd-{preload,freeze,confirm,finish}."
 	fi
 }
