@@ -100,3 +100,14 @@ def test_the_page_gets_the_table_in_the_place_of_the_last_one(tmp_path: Path) ->
     assert "| `systemctl kexec` | (kexec) | (kexec) | - |" in text, "where there is no such door"
     report.write([], page)
     assert page.read_text().count(BEGIN) == 1
+
+
+def test_a_run_that_was_cut_off_goes_on_with_what_was_good_for_the_same_project(tmp_path: Path) -> None:
+    result = tmp_path / "matrix.json"
+    (one, guest), (other, _) = all_cells()[:2]
+    good = Cell(one, guest.name, (), 8.5, 30.0, ("0.10 kexecd: going down",))
+    bad = Cell(other, guest.name, ("no filesystem was clean",), None, 60.0)
+    assert report.kept("key", result) == ()
+    report.keep("key", (good, bad), result)
+    assert report.kept("key", result) == (good,)
+    assert report.kept("another", result) == ()

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """`make matrix`: every door on every guest, a line each; the table goes into docs/doors.md when all of it is good.
 
-.cache/matrix.json holds what was seen, and .cache/matrix/ the console of each cell that is not. Then it exits with 1.
+.cache/matrix.json holds what was seen, and .cache/matrix/ the console of each cell that is not good; then it exits with
+1. A run that was cut off goes on where it was, as long as the project that it installs is the same to the last byte.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from concurrent.futures import ProcessPoolExecutor
 from tests.vm.doors import report
 from tests.vm.doors.cell import Cell, run
 from tests.vm.doors.guests import GUESTS
-from tests.vm.doors.subset import all_cells, subset
+from tests.vm.doors.subset import Pair, all_cells, subset
 from tests.vm.lab.cache import REPO
+from tests.vm.lab.image import project_key
 
 CONSOLES = REPO / ".cache" / "matrix"
 
@@ -26,6 +28,7 @@ def main() -> int:
     parser.add_argument("--door", action="append", metavar="TEXT", help="only doors with it in their name")
     parser.add_argument("--subset", action="store_true", help="only what `make test` runs")
     parser.add_argument("-v", "--verbose", action="store_true", help="with what kexecd said, and when")
+    parser.add_argument("--again", action="store_true", help="also what was good with this very project before")
     parser.add_argument("--guests", type=int, default=1, metavar="N", help="so many at a time; each takes a core")
     parser.add_argument("--list", action="store_true", help="only say what would be run")
     options = parser.parse_args()
@@ -38,17 +41,28 @@ def main() -> int:
     if options.list:
         print("\n".join(f"{guest.name:<20} {door.name}" for door, guest in wanted))
         return 0
+    project = project_key()
+    cells = {} if options.again else {(cell.door.name, cell.guest): cell for cell in report.kept(project)}
+    todo = [pair for pair in wanted if _name(pair) not in cells]
+    if done := len(wanted) - len(todo):
+        print(f"{done} of {len(wanted)} cells were good with this very project already")
     begin = time.monotonic()
     with ProcessPoolExecutor(options.guests) as pool:
-        cells = [_shown(cell, verbose=options.verbose) for cell in pool.map(run_one, map(all_cells().index, wanted))]
-    good = sum(cell.good for cell in cells)
-    print(f"\n{good} of {len(cells)} cells are as they should be, in {(time.monotonic() - begin) / 60:.0f} minutes")
-    if wanted == all_cells():
-        report.keep(cells, time.monotonic() - begin)
-        if good == len(cells):
-            report.write(cells)
-            print(f"the table is in {report.PAGE.relative_to(REPO)}")
-    return 0 if good == len(cells) else 1
+        for pair, cell in zip(todo, pool.map(run_one, map(all_cells().index, todo)), strict=True):
+            _show(cell, verbose=options.verbose)
+            cells[_name(pair)] = cell
+            report.keep(project, tuple(cells.values()))
+    good = sum(cells[_name(pair)].good for pair in wanted)
+    print(f"\n{good} of {len(wanted)} cells are as they should be, in {(time.monotonic() - begin) / 60:.0f} minutes")
+    if all(_name(pair) in cells and cells[_name(pair)].good for pair in all_cells()):
+        report.write(tuple(cells.values()))
+        print(f"the table is in {report.PAGE.relative_to(REPO)}")
+    return 0 if good == len(wanted) else 1
+
+
+def _name(pair: Pair) -> tuple[str, str]:
+    door, guest = pair
+    return door.name, guest.name
 
 
 def run_one(number: int) -> Cell:
@@ -56,13 +70,12 @@ def run_one(number: int) -> Cell:
     return run(*all_cells()[number])
 
 
-def _shown(cell: Cell, *, verbose: bool) -> Cell:
+def _show(cell: Cell, *, verbose: bool) -> None:
     print("\n    ".join((cell.line(), *(cell.said if verbose else ()))), flush=True)
     if not cell.good:
         CONSOLES.mkdir(exist_ok=True)
         name = f"{cell.guest}-{'-'.join(cell.door.name.replace(',', '').split())}.log"
         (CONSOLES / name).write_text("\n".join((*cell.problems, cell.told)) + "\n", encoding="utf-8")
-    return cell
 
 
 if __name__ == "__main__":

@@ -31,14 +31,32 @@ WORDS = {
 }
 
 
-def keep(cells: Sequence[Cell], seconds: float) -> None:
-    """Write the JSON."""
-    result = {
+def keep(project: str, cells: Sequence[Cell], result: Path = RESULT) -> None:
+    """Write the JSON. project: the key of what was installed in the guests."""
+    found = {
+        "project": project,
         "good": sum(cell.good for cell in cells),
+        "minutes": round(sum(cell.took for cell in cells) / 60, 1),
         "cells": [cell.as_json() for cell in cells],
-        "minutes": round(seconds / 60, 1),
     }
-    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    scratch = result.with_suffix(".new")
+    scratch.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    scratch.replace(result)
+
+
+def kept(project: str, result: Path = RESULT) -> tuple[Cell, ...]:
+    """The good cells of a run with this very project that was cut off, or had others that were not."""
+    if not result.exists():
+        return ()
+    found = json.loads(result.read_text(encoding="utf-8"))
+    if found.get("project") != project:
+        return ()
+    doors = {door.name: door for door in TABLE}
+    return tuple(
+        Cell(doors[cell["door"]], cell["guest"], (), cell["seconds"], cell["took"], tuple(cell["said"]))
+        for cell in found["cells"]
+        if cell["good"] and cell["door"] in doors
+    )
 
 
 def table(cells: Sequence[Cell]) -> str:
