@@ -59,7 +59,16 @@ def confirm(options: Namespace) -> ExitCode:
         _tell(f"{trouble}; going on with what holds without it")
     outcome = _waited(policy, detect(), _stop_requests())
     _report(options, outcome)
+    if outcome.end is End.CONFIRMED and (trouble := within("the report", SETTLING, lambda: _kept(policy))):
+        _tell(f"the report of this boot is not kept: {trouble}")
     return ExitCode.OK
+
+
+def _kept(policy: Policy) -> str:
+    """The way up, for `kexecctl report`, and the metrics where the policy wants them."""
+    from kexecd.cli.metrics import published  # late: of no use until this boot is good
+
+    return published(policy)
 
 
 def _waited(policy: Policy, init: Init, stop: int) -> Outcome:

@@ -23,6 +23,7 @@ from kexecd.cli.output import print_json, shown
 from kexecd.cli.turn import wait_for
 from kexecd.config.hook_rows import HookCall
 from kexecd.config.hooks import read_hooks
+from kexecd.config.policy import read_policy
 from kexecd.errors import ExitCode, Refusal
 from kexecd.executor import Executor, RealClock
 from kexecd.handoff import Arrival, How, PendingHandoff
@@ -72,11 +73,25 @@ def finish(options: Namespace) -> ExitCode:
             told.notes.append(refusal.sentence())
         if arrival.how is How.KEXEC and arrival.pending:
             _settle_this(arrival, arrival.pending, told)
+        _measure(told)
     log.say(_arrived(arrival))
     if arrival.how is How.KEXEC:
         return _report(options, arrival, told, failures)
     why = arrival.pending.refused if arrival.pending else ""
     return _nothing(options, arrival, f"this boot did not come by a kexec of ours: {why or arrival.reason}", told.notes)
+
+
+def _measure(told: _Told) -> None:
+    """The metrics of what was settled here, where the policy wants them."""
+    try:
+        policy = read_policy()
+        if policy.metrics_file:
+            from kexecd.cli.metrics import updated  # late: most machines want none
+
+            if trouble := updated(policy):
+                told.notes.append(f"the metrics are not written: {trouble}")
+    except Refusal as refusal:
+        told.notes.append(f"the metrics are not written: {refusal.why}")
 
 
 def _settle_earlier(told: _Told) -> None:

@@ -22,7 +22,7 @@ BEGUN = b"begun"
 ENVIRONMENT = ("COLUMNS", "LANG", "TERM", "PYTEST_CURRENT_TEST", "KEXECD_UNDER_TEST")
 """What goes along of the environment: how the output is to look, and what kexecd.kernel.guard has to know."""
 
-ALONE = ("finish", "service", "state")
+ALONE = ("confirm", "finish", "service", "state")
 """Commands of an init that may be stopping the daemon at this very moment; and one that may be given a descriptor."""
 
 PATIENCE = 5.0

@@ -109,12 +109,12 @@ def _judge(pending: PendingHandoff, said: Attempt | None, root: str) -> tuple[Ou
         return Outcome.FAILED, why
     if pending.foreign or pending.repair:
         return Outcome.UNCONFIRMED, ELSEWHERE if pending.foreign else REPAIR
-    lost = last_words.reset(root) or "it hung, or the machine lost power"
+    hung, lost = last_words.reset(root), "it hung, or the machine lost power"
     if not pending.arrived_in:
-        return Outcome.FAILED, f"it never reported back: {lost}, or the jump did not happen"
+        return Outcome.FAILED, f"it never reported back: {hung or f'{lost}, or the jump did not happen'}"
     if not pending.limit:
         return Outcome.CONFIRMED, WELL
-    return Outcome.FAILED, f"it came up and was never confirmed: {lost}"
+    return Outcome.FAILED, f"it came up and was never confirmed: {hung or lost}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,9 @@ from kexecd.config.policy import Policy
 from kexecd.handoff import PendingHandoff
 from kexecd.history import Outcome
 from kexecd.init.detect import detect
-from kexecd.kernel import sysfs
+from kexecd.kernel import freezer, sysfs
 from kexecd.model import NONCE_KEY, Way
+from kexecd.wayback import giveup, usual
 from tests.namespaces.little_systemd import beside_systemd
 from tests.namespaces.stage import eventually
 from tests.namespaces.test_usual import confirm_unit, lines, systemctl
@@ -35,7 +36,8 @@ WATCH = "from tests.namespaces import test_confirm; test_confirm.watch()"
 
 
 def watch() -> None:
-    """What `kexecctl confirm` is, with a policy of ours."""
+    """What `kexecctl confirm` is, with a policy of ours, and less patience with a PID 1 that does nothing."""
+    giveup.ACCEPTING, usual.ANSWERING = 4.0, 2.0
     policy = Policy(confirm_limit=300.0, confirm_commands=(str(CHECK),), confirm_watchdog=False)
     print(confirm._waited(policy, detect(), confirm._stop_requests()), flush=True)
 
@@ -128,6 +130,18 @@ def test_so_does_one_that_ends_in_emergency_mode() -> None:
     systemctl("isolate", "emergency.target")
     assert comes_to() == "reboot"
     assert "systemd is in emergency.target, not in its default target" in failure(), failure()
+
+
+@beside_systemd(IDLE)
+def test_with_a_pid_1_that_stands_still_nobody_waits_for_it() -> None:
+    """What it is told in the end it is told by a signal, and is let go for that: everything is closed by then."""
+    put_in_place(good=False, seconds=6)
+    systemctl("start", "kexecd-confirm.service")
+    eventually(lambda: (pending := handoff.read()) is not None and pending.arrived_in == sysfs.boot_id(), 20)
+    freezer.hold()
+    eventually(freezer.is_held)
+    assert comes_to() == "reboot"
+    assert "systemd does not answer" in failure(), failure()
 
 
 @beside_systemd(IDLE)

@@ -71,6 +71,7 @@ class Stage:
         return done.returncode, self.log.read_text().splitlines()
 
 
+ASKED = '{\n  "act": "kexec"\n}\n'
 JUMP = "python -I -S /lib/kexecd/jump.py --jump"
 RESET = f"{JUMP} --firmware"
 
@@ -131,9 +132,9 @@ def test_an_openrc_init_that_may_have_been_asked_for_a_kexec_is_not_left_to_hang
 def test_below_busybox_only_what_kexecctl_has_asked_for_is_known_to_be_a_restart(stage: Stage) -> None:
     stage.begin()
     assert stage.call("kexec-jump", "start", PID1="/bin/busybox") == (0, [])
-    Path("/run/kexecd/state.json").write_text('{\n  "act": "firmware"\n}\n')
+    Path("/run/kexecd/state.json").write_text(ASKED.replace("kexec", "firmware"))
     assert stage.call("kexec-jump", "start", PID1="/bin/busybox") == (0, [])
-    Path("/run/kexecd/state.json").write_text('{\n  "act": "kexec"\n}\n')
+    Path("/run/kexecd/state.json").write_text(ASKED)
     assert stage.call("kexec-jump", "start", PID1="/bin/busybox") == (0, [JUMP])
 
 
@@ -183,7 +184,9 @@ def test_the_freeze_hooks_cost_nothing_where_no_restart_was_asked_for(stage: Sta
     stage.begin()
     assert stage.call("kexec-finish", "stop") == (0, [])
     assert stage.call("lsb/kexecd-hooks", "stop", RUNLEVEL="6") == (0, [])
-    Path("/run/kexecd/state.json").touch()
+    Path("/run/kexecd/state.json").write_text(ASKED.replace("kexec", "firmware"))
+    assert stage.call("kexec-finish", "stop") == (0, [])
+    Path("/run/kexecd/state.json").write_text(ASKED)
     assert stage.call("kexec-finish", "stop", STATUS="1") == (0, ["kexecctl service freeze"])
     assert stage.call("lsb/kexecd-hooks", "stop", RUNLEVEL="6", STATUS="1") == (0, ["kexecctl service freeze"])
 
@@ -216,7 +219,7 @@ def test_debians_jump_by_sysv_rc_is_for_runlevel_6(stage: Stage) -> None:
 def test_debians_jump_and_freeze_by_openrc_are_not_for_its_first_phase(stage: Stage) -> None:
     stage.begin()
     os.mkdir("/run/openrc")
-    Path("/run/kexecd/state.json").touch()
+    Path("/run/kexecd/state.json").write_text(ASKED)
     for script, call in (("lsb/kexecd-jump", JUMP), ("lsb/kexecd-hooks", "kexecctl service freeze")):
         assert stage.call(script, "start", RC_REBOOT="YES") == (0, [])
         assert stage.call(script, "stop", RC_REBOOT="", RUNLEVEL="6") == (0, [])
@@ -228,7 +231,7 @@ def test_debians_do_nothing_where_systemd_is(stage: Stage) -> None:
     stage.begin()
     os.makedirs("/run/systemd/system")
     Path("/var/lib/kexecd/pending.json").touch()
-    Path("/run/kexecd/state.json").touch()
+    Path("/run/kexecd/state.json").write_text(ASKED)
     for name in ("preload", "jump", "hooks", "confirm", "finish"):
         for verb in ("start", "stop"):
             assert stage.call(f"lsb/kexecd-{name}", verb, RUNLEVEL="6", RC_REBOOT="YES") == (0, [])

@@ -15,13 +15,16 @@ from pathlib import Path
 import pytest
 
 from kexecd import client, state
+from kexecd.cli import carry
 from kexecd.errors import ExitCode
 from kexecd.kernel import sysfs
+from kexecd.liveupdate import luo, steps
 from kexecd.liveupdate.place import summary
 from kexecd.model import Act, State, Way
 from kexecd.record import RUN_DIR
 from tests.namespaces.isolated import isolated
 from tests.namespaces.test_service import Machine, kexecctl, start, stop
+from tests.unit.liveupdate.fake_kernel import FakeKernel
 from tests.unit.liveupdate.holding import content, memfd
 
 LIVE = Path("/var/lib/kexecd/live")
@@ -156,6 +159,22 @@ def test_a_holder_that_has_something_stays_and_an_empty_one_quits_when_it_is_ask
     signal.pidfd_send_signal(held, signal.SIGTERM)
     os.waitpid(pid, 0)
     assert not Path(RUN_DIR, "state.pid").exists() and not Path(RUN_DIR, "state").exists()
+
+
+@isolated
+def test_what_was_to_stay_in_memory_is_written_down_if_there_is_no_jump_after_all(machine: Machine) -> None:
+    FakeKernel(machine.patch)  # with live update, which this one has not
+    begin(machine)
+    assert carry.written_after_all() == "", "nothing is frozen"
+    with client.Connection() as connection:
+        connection.ask({"do": "freeze", "carrier": "memory", "why": "a test"})
+    assert (summary(RUN_DIR).state, summary(RUN_DIR).carrier) == ("frozen", "memory")
+    # Whoever walks the plan has the session too; the child that writes has nothing open.
+    machine.patch.setattr(steps, "_kept", [os.open(os.devnull, os.O_RDONLY)])
+    assert carry.written_after_all() == "1 memfd, 10000 bytes, go by file: there is no jump after all"
+    machine.patch.setattr(luo, "available", lambda: False)
+    next_boot(machine)
+    assert_there()
 
 
 @isolated

@@ -216,7 +216,7 @@ def test_a_halt_stays_one() -> None:
 def test_the_image_is_loaded_first_and_the_hooks_freeze_when_everybody_has_stopped() -> None:
     look = f"findmnt -no TARGET /boot >> {CALLS}"
     put_in_place(loaded=False)
-    write(STATE, "{}")
+    write(STATE, '{\n  "act": "kexec"\n}\n')
     script(TOP / "usr/sbin/kexecctl", f'echo "$@" >> {CALLS}; [ "$2" = start ] || {look}')
     mount("-t", "tmpfs", "none", "/boot")
     for target in ("sysinit.target", "basic.target"):  # the real ones; nothing that they want is started

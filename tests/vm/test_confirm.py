@@ -78,11 +78,11 @@ def test_a_boot_whose_health_check_fails_goes_back_through_the_firmware_within_i
 def test_with_a_pid_1_that_has_crashed_it_goes_back_all_the_same(tmp_path: Path) -> None:
     """systemd catches its own crash, and then does nothing any more: no bus, no stop, no restart (systemd(1))."""
     with guests.start(DEBIAN12_SYSTEMD, tmp_path) as guest:
-        guest.put(POLICY, b"confirm:\n  limit: 40\n  commands: [/bin/false]\n")
+        guest.put(POLICY, b"confirm:\n  limit: 90\n  commands: [/bin/false]\n")
         kexec(guest)
         mark, bad = guest.mark(), guest.boot_id()
         guest.run("kill", "-SEGV", "1")
-        back = judge(guest, mark, None, bad, timeout=40 + GOING_BACK + 60)
+        back = judge(guest, mark, None, bad, timeout=90 + GOING_BACK + 60)
         assert back.kind is Kind.FIRMWARE and not back.recovered, back.explain()
         attempt = settled(guest)
         assert attempt.outcome is Outcome.FAILED and "`/bin/false` ended with exit status 1" in attempt.reason, attempt

@@ -130,7 +130,7 @@ def test_a_fast_kexec_is_told_from_the_first_step_to_the_last_service(machine: G
     written = machine.run("cat", "/srv/kexecd.prom").stdout
     families = {family.name: family for family in text_string_to_metric_families(written)}
     shown = {sample.labels["part"]: sample.value for sample in families["kexecd_restart_part_seconds"].samples}
-    assert shown["gap"] == pytest.approx(gap["seconds"])
+    assert shown["gap"] == pytest.approx(gap["seconds"], abs=2 * gap["error"])  # another look at the same clocks
     kept = json.loads(machine.run("cat", "/var/lib/kexecd/up.json").stdout)
     assert kept["boot_id"] == machine.boot_id() and kept["marks"]["userspace"] is not None
     assert families["kexecd_kexecs_since_firmware"].samples[0].value == told["kexecs_since_firmware"]

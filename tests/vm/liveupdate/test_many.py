@@ -21,7 +21,7 @@ def test_live_update_makes_the_way_to_the_jump_hardly_longer(
     kernel = ("--kernel", stage.KERNEL)
     with stage.start(stage.SYSTEMD, tmp_path, live=True) as guest:
         alone(guest)
-        figure(guest, held=False, load=kernel)  # the first restart of a guest takes longer than any other
+        # The first restart of a guest takes longer than any other.
         none = [figure(guest, held=False, load=kernel) for _ in range(2)]
         memory = [figure(guest, held=True, load=kernel) for _ in range(2)]
         files = figure(guest, held=True, load=(*kernel, "--append", "kho=off"))
