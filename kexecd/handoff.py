@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 STATE_DIR = "/var/lib/kexecd"
 PENDING = "pending.json"
+ONE_SHOT = "one-shot.json"  # what kexecd.wayback.oneshot holds back
 
 LONGEST = 600
 """Characters of a reason that are kept: a few lines of a kernel's last words, and no log."""

@@ -16,6 +16,7 @@ from kexecd.model import Act, Ask, Way
 from kexecd.record import RUN_DIR
 from kexecd.state import Restart
 from kexecd.teardown.hooks import HookCall, HookFacts, RunHook
+from kexecd.wayback import begin
 
 PATIENCE = 60.0
 """Seconds for a restart that is under way to take back what it has done; a hook may need some."""
@@ -64,6 +65,8 @@ def _take_back(restart: Restart) -> list[str]:
         failed.append(refusal.sentence())
     if restart.act is Act.KEXEC:
         handoff.forget()
+        if trouble := begin.put_back_one_shot():
+            failed.append(trouble)
         if restart.loaded:
             loader.unload()
     state.clear(RUN_DIR)

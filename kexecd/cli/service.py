@@ -42,7 +42,7 @@ from kexecd.report.log import open_log
 from kexecd.report.messages import Kind, message
 from kexecd.state import Restart
 from kexecd.teardown.hooks import HookCall, HookFacts, phases
-from kexecd.wayback import settle
+from kexecd.wayback import begin, settle
 
 MOST = 60.0
 """Seconds that stop and freeze take at most; what is below leaves room in them for children that have to be killed."""
@@ -184,6 +184,8 @@ def _drop(why: str, *, meant: bool = False, restarts: bool = True) -> None:
             _to_firmware()
         _warn(refusal.sentence())
     # Last: a disk may not answer any more.
+    if restarts and (trouble := begin.put_back_one_shot()):
+        _warn(trouble)
     pending = handoff.expected()
     if meant or (pending and pending.from_boot_id == sysfs.boot_id()):
         try:

@@ -103,18 +103,22 @@ class WriteDown:
         return f"write down in {handoff.STATE_DIR} which kernel is to come up"
 
     def run(self, context: Context) -> Running:
-        yield from in_child(self._write, context)
+        for remark in (yield from in_child(self._write, context)):
+            context.tell(remark)
 
-    def _write(self) -> None:
+    def _write(self) -> list[str]:
         image = loaded_record()
         if image is None:
             raise NotLoaded("cannot restart this machine", "somebody has unloaded the image meanwhile")
         try:
-            begin.write(begin.record(image, self.way, self.terms, self.entry_id))
+            pending = begin.record(image, self.way, self.terms, self.entry_id)
+            begin.write(pending)
         except OSError as error:
             what, why = "cannot restart this machine", f"the new boot's record cannot be written in {handoff.STATE_DIR}"
             hint = "look whether that filesystem is full or read-only"
             raise Refusal(what, why, hint=hint, errno=error.errno or 0) from error
+        trouble = begin.hold_one_shot(pending)
+        return [trouble] if trouble else []
 
     def undo(self) -> None:
         if self.before:
@@ -122,6 +126,8 @@ class WriteDown:
                 handoff.write(self.before)
         else:
             handoff.forget()
+        if trouble := begin.put_back_one_shot():
+            raise OSError(trouble)
 
 
 def terms_of(policy: Policy, image: ImageRecord | None, seen: Look | None, *, trial: bool = False) -> Terms:

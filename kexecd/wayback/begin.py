@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 
 from kexecd import handoff
-from kexecd.handoff import STATE_DIR, PendingHandoff
+from kexecd.handoff import ONE_SHOT, STATE_DIR, PendingHandoff
 from kexecd.kernel import cmdline, machine, sysfs
 from kexecd.model import ImageRecord, Way
 from kexecd.wayback import usual
@@ -74,3 +75,21 @@ def _one_shot() -> str:
     from kexecd.wayback import oneshot  # late: it knows the boot loaders, which a chosen image has no use for
 
     return oneshot.told()
+
+
+def hold_one_shot(pending: PendingHandoff) -> str:
+    """What goes wrong with it, as a sentence or nothing (kexecd.wayback.oneshot)."""
+    if not pending.one_shot:
+        return ""
+    from kexecd.wayback import oneshot  # late, as above
+
+    return oneshot.hold(pending.one_shot)
+
+
+def put_back_one_shot() -> str:
+    """The same, for a restart that goes through the firmware after all, or is given up."""
+    if not os.path.exists(os.path.join(STATE_DIR, ONE_SHOT)):
+        return ""
+    from kexecd.wayback import oneshot  # late, as above
+
+    return oneshot.put_back()

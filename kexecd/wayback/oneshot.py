@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What a boot loader was told to boot once: a kexec that has booted it has used it up, and the loader never knows.
+"""What a boot loader was told to boot once: a kexec that boots it uses it up, and the loader never knows.
+
+So it is held back from before the jump: whatever leads back through the firmware then leads to what is booted by
+default, and not into the kernel that has just failed. A restart that is given up before puts it back.
 
 systemd-boot: the variable LoaderEntryOneShot (https://systemd.io/BOOT_LOADER_INTERFACE), which it removes itself when
 it boots by it. GRUB: next_entry in its environment block, which its configuration empties then (grub-reboot(8)).
@@ -11,17 +14,24 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
+import re
 import struct
+from collections.abc import Callable
 
 from kexecd.discover import sdboot
 from kexecd.discover.grub import grubenv
+from kexecd.handoff import ONE_SHOT, STATE_DIR
+from kexecd.kernel import files, sysfs
 from kexecd.kernel.files import join_root, read_text
 
 SDBOOT = "LoaderEntryOneShot"
 GRUB = "next_entry"
 
 GRUB_BLOCKS = ("/boot/grub/grubenv", "/boot/grub2/grubenv")
+
+VARIABLE_LIMIT = 1 << 12  # bytes
 
 # include/uapi/linux/fs.h and asm-generic/ioctl.h; powerpc has other numbers for the directions.
 _READ, _WRITE = (2, 4) if os.uname().machine.startswith("ppc") else (2, 1)
@@ -55,6 +65,59 @@ def clear(name: str, root: str = "/") -> str:
     return ""
 
 
+def hold(name: str, state_dir: str = STATE_DIR, root: str = "/") -> str:
+    """Take it away until `put_back`; what went wrong, as a sentence or nothing. Raises nothing."""
+    try:
+        place, value = _value(name, root)
+        held = {"boot_id": sysfs.boot_id(root), "name": name, "place": place, "value": value}
+        files.write_json(os.path.join(state_dir, ONE_SHOT), held, mode=0o600)
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        return f"what the boot loader was told to boot once ({name}) stays, as it could not be written down: {why}"
+    return clear(name, root)
+
+
+def put_back(state_dir: str = STATE_DIR, root: str = "/") -> str:
+    """What this boot holds back, unless somebody has told the loader something else since. As `hold` otherwise."""
+    path = os.path.join(state_dir, ONE_SHOT)
+    try:
+        if (text := read_text(path)) is None:
+            return ""
+        files.remove(path)
+        held = json.loads(text)
+        if held["boot_id"] == sysfs.boot_id(root) and not told(root):
+            _set(str(held["name"]), str(held["place"]), str(held["value"]), root)
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        return f"what the boot loader was told to boot once could not be put back: {why}"
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return "what the boot loader was told to boot once could not be put back: its record is damaged"
+    return ""
+
+
+def _value(name: str, root: str) -> tuple[str, str]:
+    """Where it is, and what: of a variable all bytes, in hexadecimal. Raises OSError."""
+    if name == SDBOOT:
+        path = f"{sdboot.EFIVARS}/{SDBOOT}-{sdboot.VENDOR}"
+        with open(join_root(root, path), "rb") as file:
+            return path, file.read(VARIABLE_LIMIT).hex()
+    return next(((path, value) for path in GRUB_BLOCKS if (value := _next_entry(path, root))), ("", ""))
+
+
+def _set(name: str, place: str, value: str, root: str) -> None:
+    """Raises OSError, and ValueError."""
+    if name == SDBOOT:
+        fd = os.open(join_root(root, place), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            os.write(fd, bytes.fromhex(value))  # a variable is written by one call, attributes first
+        finally:
+            os.close(fd)
+    elif place in GRUB_BLOCKS:
+        escaped = re.sub(r"([\\\n])", r"\\\1", value)
+        line = f"{GRUB}={escaped}\n".encode(errors="surrogateescape")
+        _rewrite(place, root, lambda text: _without_next_entry(text) + line)
+
+
 def _next_entry(path: str, root: str) -> str:
     with contextlib.suppress(OSError):
         return (grubenv.parse(read_text(path, root=root) or "") or {}).get(GRUB, "")
@@ -62,18 +125,25 @@ def _next_entry(path: str, root: str) -> str:
 
 
 def _empty(path: str, root: str) -> None:
+    if _next_entry(path, root):
+        _rewrite(path, root, _without_next_entry)
+        if _next_entry(path, root):
+            raise OSError(errno.EINVAL, "it is not written as GRUB writes it", path)
+
+
+def _without_next_entry(text: bytes) -> bytes:
+    return b"".join(line for line in text.splitlines(keepends=True) if not line.startswith(GRUB.encode() + b"="))
+
+
+def _rewrite(path: str, root: str, change: Callable[[bytes], bytes]) -> None:
     """In its place and with its length: GRUB writes to the very blocks that the file had when it was made."""
-    if not _next_entry(path, root):
-        return
     fd = os.open(join_root(root, path), os.O_RDWR | os.O_CLOEXEC)
     try:
         before = os.pread(fd, 1 << 16, 0)
-        lines = [line for line in before.split(b"\n") if not line.startswith(GRUB.encode() + b"=")]
-        text = b"\n".join(lines)
-        after = text + b"#" * (len(before) - len(text))
-        if (grubenv.parse(after.decode(errors="surrogateescape")) or {}).get(GRUB):
-            raise OSError(errno.EINVAL, "it is not written as GRUB writes it", path)
-        os.pwrite(fd, after, 0)
+        text = change(before.rstrip(b"#"))
+        if len(text) > len(before):
+            raise OSError(errno.ENOSPC, "there is no room left in it", path)
+        os.pwrite(fd, text.ljust(len(before), b"#"), 0)
         os.fsync(fd)
     finally:
         os.close(fd)

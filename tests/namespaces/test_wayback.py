@@ -173,6 +173,32 @@ def test_a_one_shot_choice_is_used_up_by_whoever_boots_what_the_boot_loader_woul
 
 
 @isolated
+def test_a_choice_for_one_boot_waits_until_the_kexec_has_shown_what_it_leads_to(machine: Machine) -> None:
+    """A kernel that fails is not what the boot loader boots next; whoever gives the restart up finds it as it was."""
+    begin(machine)
+    block = Path("/boot/grub/grubenv")
+    block.parent.mkdir()
+    block.write_bytes(b"# GRUB Environment Block\nnext_entry=it\n".ljust(1024, b"#"))
+    before = block.read_bytes()
+    assert kexecctl("load", OLD) == ExitCode.OK
+    write = WriteDown(Way.FAST, terms=Terms(limit=300.0, by_loader=True))
+    assert write._write() == []
+    assert b"next_entry" not in block.read_bytes() and len(block.read_bytes()) == 1024
+    write.undo()
+    assert block.read_bytes() == before and machine.pending is None
+    assert write._write() == []
+    state.reached(State.PREPARED, Way.ORDERLY, Act.KEXEC, loaded=False, run_dir=RUN_DIR)
+    (machine.directory / "nokexec").touch()
+    stop()
+    assert block.read_bytes() == before, "this restart goes through the firmware"
+    assert kexecctl("load", OLD) == ExitCode.OK
+    assert write._write() == []
+    boot(machine, "boot 1")
+    stop()
+    assert b"next_entry" not in block.read_bytes(), "the boot that came back does not try it again"
+
+
+@isolated
 def test_another_installed_system_does_not_report_here_and_has_not_failed(machine: Machine) -> None:
     begin(machine)
     assert kexecctl("load", OLD) == ExitCode.OK

@@ -70,3 +70,60 @@ def test_one_that_cannot_be_taken_away_is_told(tmp_path: Path) -> None:
     file.unlink()
     file.mkdir()
     assert "could not be taken away" in oneshot.clear(oneshot.SDBOOT, str(tmp_path))
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Path:
+    put(tmp_path, "proc/sys/kernel/random/boot_id", b"11111111-1111-4111-8111-111111111111\n")
+    (tmp_path / "state").mkdir()
+    return tmp_path
+
+
+def test_what_is_held_back_from_systemd_boot_is_put_back_to_the_last_byte(machine: Path) -> None:
+    once = variable(machine, "LoaderEntryOneShot", "new.conf")
+    before, state = once.read_bytes(), str(machine / "state")
+    assert oneshot.hold(oneshot.SDBOOT, state, str(machine)) == ""
+    assert not once.exists()
+    assert oneshot.put_back(state, str(machine)) == ""
+    assert once.read_bytes() == before
+    assert oneshot.put_back(state, str(machine)) == "" and list((machine / "state").iterdir()) == []
+
+
+def test_what_is_held_back_from_grub_is_put_back_as_grub_writes_it(machine: Path) -> None:
+    file = put(machine, "boot/grub/grubenv", block("saved_entry=old", "next_entry=Linux \\\\ 6>new", "boot_success=1"))
+    before, state = grubenv.parse(file.read_text()), str(machine / "state")
+    assert oneshot.hold(oneshot.GRUB, state, str(machine)) == ""
+    assert oneshot.told(str(machine)) == ""
+    assert oneshot.put_back(state, str(machine)) == ""
+    assert grubenv.parse(file.read_text()) == before and len(file.read_bytes()) == 1024
+
+
+def test_what_somebody_has_told_the_loader_since_stays(machine: Path) -> None:
+    variable(machine, "LoaderEntryOneShot", "new.conf")
+    state = str(machine / "state")
+    oneshot.hold(oneshot.SDBOOT, state, str(machine))
+    later = variable(machine, "LoaderEntryOneShot", "later.conf")
+    before = later.read_bytes()
+    assert oneshot.put_back(state, str(machine)) == ""
+    assert later.read_bytes() == before
+
+
+def test_what_another_boot_has_held_back_is_not_put_back(machine: Path) -> None:
+    once, state = variable(machine, "LoaderEntryOneShot", "new.conf"), str(machine / "state")
+    oneshot.hold(oneshot.SDBOOT, state, str(machine))
+    put(machine, "proc/sys/kernel/random/boot_id", b"22222222-2222-4222-8222-222222222222\n")
+    assert oneshot.put_back(state, str(machine)) == ""
+    assert not once.exists() and list((machine / "state").iterdir()) == []
+
+
+def test_what_cannot_be_written_down_stays_where_it_is(machine: Path) -> None:
+    once = variable(machine, "LoaderEntryOneShot", "new.conf")
+    assert "stays" in oneshot.hold(oneshot.SDBOOT, str(machine / "proc/sys/kernel/random/boot_id"), str(machine))
+    assert once.exists()
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{}", "7", "{", "[" * 10000])
+def test_a_damaged_record_of_it_is_told(machine: Path, damage: str) -> None:
+    (machine / "state" / "one-shot.json").write_text(damage)
+    assert "damaged" in oneshot.put_back(str(machine / "state"), str(machine))
+    assert oneshot.put_back(str(machine / "state"), str(machine)) == "", "once is enough"
