@@ -54,7 +54,7 @@ GUESTS ?= 2
 
 test: $(VENV)/ready lab-packages kernel-packages
 	$(VENV)/bin/pytest tests --ignore=tests/vm
-	$(VENV)/bin/pytest tests/vm -v -n $(GUESTS) --dist loadfile
+	$(VENV)/bin/pytest tests/vm -vv -n $(GUESTS) --dist loadfile
 
 RUNS ?= 3
 
