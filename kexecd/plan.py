@@ -232,8 +232,13 @@ def _orderly(policy: Policy, survey: Survey, parts: Parts, going_to: str) -> tup
         *parts.prepare,
         *parts.asking,
         Phase(
+            "keep", 4998, "for the new boot's report, before it cannot be taken back any more",
+            parts.keep,
+            share=0.0, at_least=STARTING,
+        ),
+        Phase(
             "hand over", 4999, "the rest is PID 1's, in its own order",
-            (*parts.keep, *parts.hand_over),
+            parts.hand_over,
             share=0.0, at_least=ASKING,
         ),
     )
