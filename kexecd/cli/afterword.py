@@ -8,8 +8,9 @@ again, which a restart through the firmware has the time for.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from kexecd import handoff
@@ -35,11 +36,18 @@ def _write(why: str, state_dir: str = STATE_DIR) -> None:
     pending = handoff.expected(state_dir)
     if pending is None or pending.from_boot_id != sysfs.boot_id() or pending.refused:
         return  # its filesystem is unmounted already; or nobody expects anything, or hears of it anyway
-    point = _closed(state_dir)
+    with writable(state_dir):
+        handoff.write(replace(pending, refused=handoff.shortened(why)), state_dir)
+
+
+@contextlib.contextmanager
+def writable(directory: str) -> Iterator[None]:
+    """Have the filesystem of `directory` open for a moment if it is closed already. Raises OSError."""
+    point = _closed(directory)
     if point:
         syscalls.remount(point, 0)
     try:
-        handoff.write(replace(pending, refused=handoff.shortened(why)), state_dir)
+        yield
     finally:
         if point:
             syscalls.remount_read_only(point)

@@ -10,11 +10,12 @@ import os
 from collections.abc import Callable
 from functools import cache
 
+from kexecd.cli.afterword import writable
 from kexecd.cli.choosing import Look, boot_partitions, look
 from kexecd.cli.steps import bounded
 from kexecd.config.policy import Policy, read_policy
 from kexecd.errors import Refusal
-from kexecd.kernel import mountinfo, syscalls, sysfs
+from kexecd.kernel import sysfs
 from kexecd.liveupdate import place
 from kexecd.model import Act, ImageRecord, LoadMethod, Phase
 from kexecd.record import RUN_DIR, loaded_record
@@ -80,16 +81,9 @@ def _write_after_all() -> list[str]:
     what = "cannot write down what applications have handed over"
     if not os.path.isdir(LIVE):  # memory's list of it lies there too
         raise Refusal(what, f"the filesystem of {LIVE} is not mounted any more")
-    above = [mount for mount in mountinfo.read() if f"{LIVE}/".startswith(f"{mount.point.rstrip('/')}/")]
-    mount = max(reversed(above), key=lambda mount: len(mount.point))
-    if closed := not mount.writable:
-        syscalls.remount(mount.point, 0)
-    try:
+    with writable(LIVE):
         steps.cancel(RUN_DIR)
         told = steps.freeze_and_keep(RUN_DIR, file="there is no jump after all", stay=False, seconds=AFTER_ALL / 2)
-    finally:
-        if closed:
-            syscalls.remount_read_only(mount.point)
     return [told]
 
 
