@@ -229,13 +229,6 @@ def give_up(why: str, state_dir: str = STATE_DIR, *, root: str = "/") -> None:
             write(replace(pending, failure=shortened(why)), state_dir)
 
 
-def seen(state_dir: str = STATE_DIR, *, root: str = "/") -> None:
-    """It has been told what became of the request; the boots that follow have nothing to do with it. OSError."""
-    pending = expected(state_dir)
-    if pending and not pending.settled:
-        write(replace(pending, seen_in=sysfs.boot_id(root)), state_dir)
-
-
 def shortened(why: str) -> str:
     """A reason for the records: one line, and not longer than LONGEST."""
     line = " ".join(why.split())

@@ -12,6 +12,7 @@ from kexecd.kernel import watchdog as watchdogs
 from kexecd.kernel.files import join_root
 from kexecd.preflight.facts import Facts
 from kexecd.preflight.finding import Flaw
+from kexecd.preflight.turn import FIRMWARE
 
 CLOCKS_DIFFER = 120
 """Seconds between the hardware's clock and the system's that are more than drift."""
@@ -31,7 +32,7 @@ def crash_kernel(facts: Facts) -> Iterator[Flaw]:
 
 def firmware_wish(facts: Facts) -> Iterator[Flaw]:
     if wish := facts.subject.firmware_wish:
-        yield Flaw(f"{wish}, and a kexec never gets there", f"{_FIRMWARE}, or take that wish back")
+        yield Flaw(f"{wish}, and a kexec never gets there", f"{FIRMWARE}, or take that wish back")
 
 
 def last_kexec(facts: Facts) -> Iterator[Flaw]:
@@ -68,6 +69,3 @@ def watchdog(facts: Facts) -> Iterator[Flaw]:
     ahead = watchdogs.outlook(version, SOON, facts.root)
     if version and not ahead.device:
         yield Flaw(ahead.sentence(), ahead.remedy)
-
-
-_FIRMWARE = "restart through the firmware: `kexecctl reboot --firmware`"

@@ -13,7 +13,7 @@ from html import escape
 
 from kexecd.report.clock import By
 from kexecd.report.timeline import Part, Span, Timeline
-from kexecd.report.words import headline, known_by, seconds
+from kexecd.report.words import TITLES, headline, known_by, seconds
 
 WIDTH, LEFT, RIGHT = 1240, 230, 1160  # pixels: of the picture, and where the axis begins and ends
 TOP = 150  # where the rows begin
@@ -36,15 +36,6 @@ COLOURS = {
 }
 PALE = {Part.DOWN: "#fdba74", Part.USERSPACE: "#86efac"}
 FAILED = "#b91c1c"
-TITLES = {
-    Part.DOWN: "way down",
-    Part.GAP: "gap",
-    Part.KERNEL: "kernel",
-    Part.INITRD: "initrd",
-    Part.USERSPACE: "userspace",
-    Part.CHECKS: "checks",
-}
-
 STYLE = (
     "text{font:12px 'DejaVu Sans',Verdana,sans-serif;fill:#111827}.t{font-size:18px;font-weight:bold}"
     ".s{font-size:12px;fill:#4b5563}.p{font-weight:bold}.c{fill:#4b5563;font-size:11px}.w{fill:#fff;font-weight:bold}"

@@ -13,16 +13,8 @@ from kexecd.history import Attempt, Outcome
 from kexecd.model import Way
 from kexecd.report.timeline import Gap, Part, Span, Stage, Timeline
 from kexecd.report.up import Up
-from kexecd.report.words import known_by, seconds
+from kexecd.report.words import TITLES, known_by, seconds
 
-TITLES = {
-    Part.DOWN: "way down",
-    Part.GAP: "gap",
-    Part.KERNEL: "kernel",
-    Part.INITRD: "initrd",
-    Part.USERSPACE: "userspace",
-    Part.CHECKS: "checks, until it was confirmed",
-}
 WAYS = {Way.ORDERLY: "in the init's order", Way.FAST: "--fast", Way.NOW: "--now"}
 
 
@@ -98,6 +90,8 @@ def lines(story: Story) -> Iterator[Line]:
 
 
 def _part(part: Part, gap: Gap | None) -> str:
+    if part is Part.CHECKS:
+        return f"{TITLES[part]}, until it was confirmed"
     return f"{TITLES[part]}: {known_by(gap)}" if part is Part.GAP and gap else TITLES[part]
 
 

@@ -3,7 +3,16 @@
 
 from __future__ import annotations
 
-from kexecd.report.timeline import Gap, Timeline
+from kexecd.report.timeline import Gap, Part, Timeline
+
+TITLES = {
+    Part.DOWN: "way down",
+    Part.GAP: "gap",
+    Part.KERNEL: "kernel",
+    Part.INITRD: "initrd",
+    Part.USERSPACE: "userspace",
+    Part.CHECKS: "checks",
+}
 
 
 def seconds(value: float) -> str:

@@ -35,7 +35,6 @@ PROGRESS = 1 << 20
 LOOK = 0.25
 """Seconds between two looks at Dirty and Writeback, which nothing can be waited for."""
 
-
 PIPELINE = 0.1
 """Seconds after which those that are written are closed while the others still write."""
 
