@@ -15,6 +15,7 @@ from tests.vm.campaign.cell import Cell
 from tests.vm.campaign.guests import GUESTS
 from tests.vm.campaign.powercut import Cut
 from tests.vm.lab.cache import REPO
+from tests.vm.lab.page import put, row
 
 RESULT = REPO / ".cache" / "campaign.json"
 PAGE = REPO / "docs" / "wayback-campaign.md"
@@ -43,20 +44,17 @@ def keep(cells: Sequence[Cell], rows: Sequence[Row], cuts: Sequence[Cut], second
 def table(cells: Sequence[Cell]) -> str:
     """As Markdown: seconds from the jump until the machine was reset; in brackets where nobody has looked."""
     by = {(cell.case.name, cell.guest): cell for cell in cells}
-    lines = [_row(["", "brought back by", *GUESTS, "the reason that it gives"]), _row(["---"] * (len(GUESTS) + 3))]
+    lines = [row(["", "brought back by", *GUESTS, "the reason that it gives"]), row(["---"] * (len(GUESTS) + 3))]
     for case in CASES:
         seen = [by.get((case.name, guest)) for guest in GUESTS]
         entries = ["(back)" if cell is None else _entry(cell) for cell in seen]
-        lines.append(_row([case.name, WORDS[case.back], *entries, _reason(case, seen)]))
+        lines.append(row([case.name, WORDS[case.back], *entries, _reason(case, seen)]))
     return "\n".join(lines)
 
 
 def write(cells: Sequence[Cell], page: Path = PAGE) -> None:
     """Put the table into the page, in the place of the last one."""
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    assert begin and end, f"{page} has no place for the table"
-    page.write_text(f"{before}{BEGIN}\n{table(cells)}\n{END}{after}", encoding="utf-8")
+    put(table(cells), page, BEGIN, END)
 
 
 def _reason(case: Case, seen: Sequence[Cell | None]) -> str:
@@ -66,7 +64,3 @@ def _reason(case: Case, seen: Sequence[Cell | None]) -> str:
 
 def _entry(cell: Cell) -> str:
     return f"{cell.seconds:.0f} s" if cell.good and cell.seconds is not None else "**not back**"
-
-
-def _row(entries: Sequence[str]) -> str:
-    return f"| {' | '.join(entries)} |"

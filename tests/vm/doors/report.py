@@ -13,6 +13,7 @@ from tests.vm.doors.subset import all_cells
 from tests.vm.doors.table import DOORS, TABLE, Door, End
 from tests.vm.lab.cache import REPO
 from tests.vm.lab.loaders import Firmware
+from tests.vm.lab.page import put, row
 from tests.vm.lab.recipe import Recipe
 
 RESULT = REPO / ".cache" / "matrix.json"
@@ -63,11 +64,11 @@ def table(cells: Sequence[Cell]) -> str:
     """As Markdown: what happened, and after how many seconds; in brackets what has to, where the door was not taken."""
     by = {(cell.door.name, cell.guest): cell for cell in cells}
     head = ["", *(guest.name for guest in COLUMNS)]
-    lines = [_row(head), _row(["---"] * len(head))]
+    lines = [row(head), row(["---"] * len(head))]
     for door in TABLE:
         if door.firmware is Firmware.BIOS:
             entries = [_entry(door, guest, by.get((door.name, guest.name))) for guest in COLUMNS]
-            lines.append(_row([_name(door), *entries]))
+            lines.append(row([_name(door), *entries]))
     for door, guest in all_cells():
         if door.firmware is Firmware.UEFI:
             lines += ["", f"{_name(door)} on {guest.name}: {_entry(door, guest, by.get((door.name, guest.name)))}"]
@@ -76,10 +77,7 @@ def table(cells: Sequence[Cell]) -> str:
 
 def write(cells: Sequence[Cell], page: Path = PAGE) -> None:
     """Put the table into the page, in the place of the last one."""
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    assert begin and end, f"{page} has no place for the table"
-    page.write_text(f"{before}{BEGIN}\n{table(cells)}\n{END}{after}", encoding="utf-8")
+    put(table(cells), page, BEGIN, END)
 
 
 def _name(door: Door) -> str:
@@ -92,7 +90,3 @@ def _entry(door: Door, guest: Recipe, cell: Cell | None) -> str:
     if not cell.good:
         return f"**not {WORDS[cell.door.end]}**"
     return f"{WORDS[cell.door.end]} {cell.seconds:.1f}"
-
-
-def _row(entries: Sequence[str]) -> str:
-    return f"| {' | '.join(entries)} |"
