@@ -47,9 +47,10 @@ def test_the_twin_speaks_the_next_version_of_live_updates_format(tmp_path: Path)
     header = tmp_path / build.ABI
     header.parent.mkdir(parents=True)
     header.write_text('#define LUO_ABI_COMPATIBLE\t"luo-v5"\n', encoding="utf-8")
-    assert build._versions(tmp_path, twin=False) == 5
-    assert build._versions(tmp_path, twin=True) == 6
+    assert build._version(tmp_path) == 5
+    build._make_twin(tmp_path, 6)
+    assert build._version(tmp_path) == 6
     assert header.read_text(encoding="utf-8") == '#define LUO_ABI_COMPATIBLE\t"luo-v6"\n'
     header.write_text("nothing of that kind\n", encoding="utf-8")
     with pytest.raises(BuildError, match='has no "luo-vN"'):
-        build._versions(tmp_path, twin=False)
+        build._version(tmp_path)

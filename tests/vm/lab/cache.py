@@ -42,11 +42,11 @@ def cache_dir() -> Path:
 
 
 @contextmanager
-def build_lock() -> Iterator[None]:
-    """Hold the cache's only build lock; LabTimeout when another process keeps it for too long."""
-    with (cache_dir() / "lock").open("w") as file:
+def build_lock(what: str = "guest") -> Iterator[None]:
+    """Hold the cache's only lock to build a `what`; LabTimeout when another process keeps it for too long."""
+    with (cache_dir() / f"lock-{what}").open("w") as file:
         if not _try_lock(file.fileno(), fcntl.LOCK_EX):
-            with step("waiting for another process that builds a guest"):
+            with step(f"waiting for another process that builds a {what}"):
                 deadline = time.monotonic() + LOCK_TIMEOUT
                 while not _try_lock(file.fileno(), fcntl.LOCK_EX):
                     if time.monotonic() > deadline:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Builds the lab's kernel, `<repo>/.cache/vm/kernel-<key>/bzImage`: about ten minutes of one processor, once.
 
-Also its evil twin: the same kernel with another version of live update's own format, which panics when it is handed
-something by the first. Needs gcc, make, flex, bison, bc, libelf-dev.
+With it comes its evil twin: the same kernel with another version of live update's own format, which panics when it is
+handed something by the first. Needs gcc, make, flex, bison, bc, libelf-dev.
 """
 
 from __future__ import annotations
@@ -68,42 +68,57 @@ def cached(*, twin: bool = False) -> Kernel | None:
 
 
 def build(*, twin: bool = False, jobs: int = 0) -> Kernel:
-    """The kernel, from the cache or newly built; jobs: compilers at a time, as many as there are processors if 0.
+    """The kernel, from the cache or newly built with its twin; jobs: compilers at a time, if not one a processor.
 
-    twin: with the next version of live update's format, to be refused. Raises BuildError.
+    twin: the one with the next version of live update's format, to be refused. Raises BuildError.
     """
     if found := cached(twin=twin):
         return found
-    target = cache.cache_dir() / f"kernel-{key(twin=twin)}"
-    # Not under the lock of the guests' images: this takes long, and nobody else has a use for it.
-    with tempfile.TemporaryDirectory(prefix=f"tmp-{target.name}-source-", dir=target.parent) as name:
+    # Not under the lock of the guests' images: this takes long, and most tests have no use for it.
+    with cache.build_lock("kernel"):
+        if not cached(twin=twin):
+            _build_both(jobs or len(os.sched_getaffinity(0)))
+    found = cached(twin=twin)
+    assert found
+    return found
+
+
+def _build_both(jobs: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="tmp-kernel-source-", dir=cache.cache_dir()) as name:
         tree = unpacked(Path(name))
-        luo = _versions(tree, twin=twin)
+        luo = _version(tree)
         with step("configuring it"):
             _configure(tree)
-        _compile(tree, jobs or len(os.sched_getaffinity(0)))
-        release = run_tool("make", "-s", "-C", tree, "kernelrelease", timeout=CONFIGURE_TIMEOUT).strip()
-        with cache.new_directory(target) as directory:
-            (directory / "bzImage").write_bytes((tree / "arch/x86/boot/bzImage").read_bytes())
-            (directory / "config").write_bytes((tree / ".config").read_bytes())
-            told = {"release": release, "luo": luo}
-            (directory / "kernel.json").write_text(json.dumps(told) + "\n", encoding="utf-8")
-    cache.use(target)
-    return Kernel(target, release, luo)
+        _keep(tree, luo, jobs, twin=False)
+        _make_twin(tree, luo + 1)  # in the same tree, in which only what knows the format is made again
+        _keep(tree, luo + 1, jobs, twin=True)
 
 
-def _versions(tree: Path, *, twin: bool) -> int:
-    """The version of live update's format in this source, one more of it for a twin."""
+def _keep(tree: Path, luo: int, jobs: int, *, twin: bool) -> None:
+    if cached(twin=twin):
+        return
+    _compile(tree, jobs)
+    release = run_tool("make", "-s", "-C", tree, "kernelrelease", timeout=CONFIGURE_TIMEOUT).strip()
+    with cache.new_directory(cache.cache_dir() / f"kernel-{key(twin=twin)}") as directory:
+        (directory / "bzImage").write_bytes((tree / "arch/x86/boot/bzImage").read_bytes())
+        (directory / "config").write_bytes((tree / ".config").read_bytes())
+        (directory / "kernel.json").write_text(json.dumps({"release": release, "luo": luo}) + "\n", encoding="utf-8")
+
+
+def _version(tree: Path) -> int:
+    """The version of live update's format in this source."""
     header = tree / ABI
     if not header.exists():
         raise BuildError(f"{tree.name} has no {ABI}: its live update is another one, or it has none")
-    text = header.read_text(encoding="utf-8")
-    if not (found := FORMAT.search(text)):
+    if not (found := FORMAT.search(header.read_text(encoding="utf-8"))):
         raise BuildError(f'{ABI} has no "luo-vN"')
-    version = int(found[1]) + twin
-    if twin:
-        header.write_text(FORMAT.sub(f'"luo-v{version}"', text), encoding="utf-8")
-    return version
+    return int(found[1])
+
+
+def _make_twin(tree: Path, version: int) -> None:
+    header = tree / ABI
+    text = header.read_text(encoding="utf-8")
+    header.write_text(FORMAT.sub(f'"luo-v{version}"', text), encoding="utf-8")
 
 
 def _configure(tree: Path) -> None:
