@@ -53,7 +53,7 @@ def _keep(way: Way) -> None:
         return  # never made; or unmounted already, where somebody else walks the rest of a way down
     pending = handoff.expected(handoff.STATE_DIR)
     nonce = pending.nonce if pending and pending.from_boot_id == sysfs.boot_id() else ""
-    down.write(down.take_down(RUN_DIR, nonce, way), handoff.STATE_DIR)
+    down.keep(RUN_DIR, nonce, way, handoff.STATE_DIR)
 
 
 class Chronicle:

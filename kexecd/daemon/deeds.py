@@ -14,7 +14,7 @@ from kexecd import handoff, state
 from kexecd.daemon import child
 from kexecd.kernel import inotify
 from kexecd.loop import Ended, Loop, Timer
-from kexecd.model import Event, State
+from kexecd.model import Event, EventKind, State
 from kexecd.record import RUN_DIR
 from kexecd.report.events import EVENTS_FILE, parse
 
@@ -95,6 +95,9 @@ class Deeds:
         self._look = None
         for event in self._new_events():
             self.on_event(event)
+            if event.kind is EventKind.COMMIT:
+                # Whoever could hear what follows quits now, and the way down has a better use for the processor.
+                self._loop.forget(self._news)
         if (now := self.state) is not self._state:
             self._state = now
             self.on_state(now)

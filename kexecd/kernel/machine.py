@@ -22,10 +22,20 @@ PARTS = (
 
 def fingerprint(root: str = "/") -> str:
     """Sixteen hexadecimal digits, also where nothing of it is known."""
-    import hashlib  # late: it loads OpenSSL, and most commands do not ask
-
     told = "\n".join(_first(root, paths) for paths in PARTS)
-    return hashlib.sha256(told.encode(errors="surrogateescape")).hexdigest()[:16]
+    return _sha256(told.encode(errors="surrogateescape"))[:16]
+
+
+def _sha256(data: bytes) -> str:
+    """By Python's own: hashlib loads OpenSSL for it, which takes a slow machine longer than all else in a record."""
+    try:
+        from _sha2 import sha256  # type: ignore[import-not-found, unused-ignore]  # Python 3.12 and later
+    except ImportError:
+        try:
+            from _sha256 import sha256  # type: ignore[import-not-found, unused-ignore]
+        except ImportError:  # a Python that was built without
+            from hashlib import sha256
+    return str(sha256(data).hexdigest())
 
 
 def _first(root: str, paths: tuple[str, ...]) -> str:

@@ -45,6 +45,29 @@ class Down:
 
 def write(down: Down, state_dir: str = STATE_DIR) -> None:
     """Atomic, and on the disk when it returns. Raises OSError."""
+    _write(down, [json.dumps(as_json(event)) for event in down.events], state_dir)
+
+
+def keep(run_dir: str, nonce: str, way: Way, state_dir: str = STATE_DIR) -> None:
+    """The same of this boot, with what its events say by now. Raises OSError."""
+    down = Down(
+        nonce=nonce,
+        boot_id=sysfs.boot_id(),
+        release=sysfs.kernel_release(),
+        way=way,
+        moment=clock.moment(),
+        events=(),
+    )
+    # As they are: the way down waits for this, and to take each apart and put it together again takes most of it.
+    lines = _lines(run_dir)
+    try:
+        json.loads(_listed(lines))
+    except (ValueError, RecursionError):  # one is not whole, whatever cut it
+        lines = [line for line in lines if told(line)]
+    _write(down, lines, state_dir)
+
+
+def _write(down: Down, lines: list[str], state_dir: str) -> None:
     record: dict[str, object] = {
         "schema": SCHEMA,
         "nonce": down.nonce,
@@ -52,10 +75,13 @@ def write(down: Down, state_dir: str = STATE_DIR) -> None:
         "release": down.release,
         "way": down.way,
         "clock": down.moment.as_json(),
-        "events": [as_json(event) for event in down.events[-MOST:]],
     }
-    # In one line: the way down waits for it, and json takes three times as long to make it pretty.
-    files.write_atomic(os.path.join(state_dir, DOWN), json.dumps(record).encode() + b"\n", mode=0o600)
+    text = json.dumps(record).removesuffix("}") + f', "events": {_listed(lines[-MOST:])}' + "}\n"
+    files.write_atomic(os.path.join(state_dir, DOWN), text.encode(), mode=0o600)
+
+
+def _listed(lines: list[str]) -> str:
+    return f"[{', '.join(lines)}]"
 
 
 def read(state_dir: str = STATE_DIR) -> Down | None:
@@ -81,25 +107,19 @@ def read(state_dir: str = STATE_DIR) -> Down | None:
         return None
 
 
-def take_down(run_dir: str, nonce: str, way: Way) -> Down:
-    """What this boot's events say by now. Raises OSError."""
-    return Down(
-        nonce=nonce,
-        boot_id=sysfs.boot_id(),
-        release=sysfs.kernel_release(),
-        way=way,
-        moment=clock.moment(),
-        events=events(run_dir),
-    )
-
-
 def events(run_dir: str) -> tuple[Event, ...]:
     """Those of this boot. Raises OSError."""
-    return told(files.read_text(os.path.join(run_dir, EVENTS_FILE), limit=LIMIT) or "")
+    return told("\n".join(_lines(run_dir)))
+
+
+def _lines(run_dir: str) -> list[str]:
+    """Each that is at its end; somebody may be writing the last."""
+    text = files.read_text(os.path.join(run_dir, EVENTS_FILE), limit=LIMIT) or ""
+    return text[: text.rfind("\n") + 1].splitlines()
 
 
 def told(lines: str) -> tuple[Event, ...]:
-    """The events in lines of JSON; the last line may be half written."""
+    """The events in lines of JSON; one that is not whole is left out."""
     known = []
     for line in lines.splitlines():
         with contextlib.suppress(ValueError, KeyError, TypeError):

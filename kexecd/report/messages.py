@@ -57,7 +57,7 @@ class Row:
 ROWS = {
     Kind.PLAN: Row("0da8ba1f8a8349d196c3002a3246a50a", Priority.NOTICE, "a way down begins"),
     Kind.STEP: Row("792c2c76f3114390bff0cfe5dfce40c5", Priority.INFO, "a step of it begins"),
-    Kind.DONE: Row("7de38e665c5147dba01088b7901967fe", Priority.INFO, "a phase of it has ended well"),
+    Kind.DONE: Row("7de38e665c5147dba01088b7901967fe", Priority.INFO, "a phase of it has ended well, after a while"),
     Kind.FAILED: Row("1dd919bc046b4601b318032415943dc7", Priority.WARNING, "a step has failed"),
     Kind.NOTE: Row("cb69cac345204d1fbba6c9bc8c0b7fa3", Priority.INFO, "something that a person would want to know"),
     Kind.UNDONE: Row("f88233ef26664ef28d591f97d62b160f", Priority.NOTICE, "a step has been taken back"),
@@ -93,8 +93,14 @@ def message(kind: Kind, text: str, priority: Priority | None = None, **fields: o
     return Message(kind, text, ROWS[kind].priority if priority is None else priority, told)
 
 
+A_WHILE = 0.1
+"""Seconds from which on a phase is worth a message of its end: journald is a part of what is waited for."""
+
+
 def of_event(event: Event) -> Message | None:
     """None for what only a program wants, and reads in events.jsonl."""
+    if event.kind is EventKind.DONE and event.seconds < A_WHILE:
+        return None
     text = as_text(event)
     if event.kind is EventKind.STATE:
         text = f"the state of this restart: {event.text}"

@@ -18,7 +18,7 @@ import pytest
 
 from kexecd import record, state
 from kexecd.daemon import child, main
-from kexecd.daemon.deeds import Deeds
+from kexecd.daemon.deeds import PAUSE, Deeds
 from kexecd.daemon.requests import Door
 from kexecd.errors import Busy, ExitCode
 from kexecd.kernel import inotify, sysfs
@@ -274,6 +274,18 @@ def test_states_are_told_when_they_are_reached_and_once(tmp_path: Path, watching
         state.Restart(state=State.PREPARED, way=Way.FAST, act=Act.KEXEC, loaded=False, since=0.0), run_dir
     )
     watching.until(lambda: watching.states[3:] == [State.PREPARED])
+
+
+def test_past_the_commit_point_the_way_down_is_left_alone(tmp_path: Path, watching: Watching) -> None:
+    file = tmp_path / events.EVENTS_FILE
+    file.write_text(json.dumps(events.as_json(Event(EventKind.COMMIT, 1.0))) + "\n")
+    watching.until(lambda: [event.kind for event in watching.events] == [EventKind.COMMIT])
+    say(file, "what nobody is there to hear")
+    state.reached(State.FROZEN, Way.FAST, Act.KEXEC, loaded=False, run_dir=str(tmp_path))
+    watching.loop.after(4 * PAUSE, watching.loop.stop)
+    watching.loop._stopped = False
+    watching.loop.run()
+    assert len(watching.events) == 1 and not watching.states
 
 
 def test_events_are_told_from_now_on_whole_and_in_order(tmp_path: Path) -> None:

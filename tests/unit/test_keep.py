@@ -64,7 +64,7 @@ def test_a_disk_that_does_not_answer_holds_nobody(here: Path, monkeypatch: pytes
     def hang(*_: object) -> None:
         signal.pause()
 
-    monkeypatch.setattr(down, "write", hang)
+    monkeypatch.setattr(down, "keep", hang)
     events, seconds = walked(Keep(Way.FAST))
     assert seconds < keep.PATIENCE + 1.5
     assert not [event for event in events if event.kind is EventKind.FAILED]
@@ -76,7 +76,7 @@ def test_a_disk_that_is_full_is_told_and_holds_nobody(here: Path, monkeypatch: p
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(down, "write", full)
+    monkeypatch.setattr(down, "keep", full)
     events, _ = walked(Keep(Way.FAST))
     assert [event.text for event in events if "No space left on device" in event.text]
     assert not [event for event in events if event.kind is EventKind.FAILED]

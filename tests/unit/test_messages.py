@@ -11,7 +11,7 @@ import pytest
 
 from kexecd.model import Event, EventKind
 from kexecd.report.events import Sinks, as_text
-from kexecd.report.messages import ROWS, Kind, Priority, message, of_event
+from kexecd.report.messages import A_WHILE, ROWS, Kind, Priority, message, of_event
 
 DOCS = Path(__file__).parents[2] / "docs/logs.md"
 
@@ -27,8 +27,12 @@ def test_no_two_kinds_share_an_id() -> None:
 
 @pytest.mark.parametrize("kind", sorted(set(EventKind) - {EventKind.PHASE, EventKind.QUIT}))
 def test_each_event_that_a_person_reads_has_a_message(kind: EventKind) -> None:
-    told = of_event(Event(kind, 1.0, "unmount", text="why"))
+    told = of_event(Event(kind, 1.0, "unmount", text="why", seconds=A_WHILE))
     assert told and str(told.kind) == str(kind) and told.text
+
+
+def test_a_phase_that_was_over_at_once_is_not_worth_a_message_of_its_end() -> None:
+    assert of_event(Event(EventKind.DONE, 1.0, "unmount", seconds=A_WHILE / 2)) is None
 
 
 def test_the_log_says_what_the_console_says() -> None:

@@ -65,8 +65,9 @@ def test_what_is_taken_down_is_what_the_events_of_this_boot_say(tmp_path: Path) 
     events = (Event(EventKind.PLAN, 1.0, text="fast, 10 s"), Event(EventKind.PHASE, 2.0, "sync", text="why"))
     lines = "".join(json.dumps(as_json(event)) + "\n" for event in events)
     (tmp_path / EVENTS_FILE).write_text(lines + '{"kind": "done", "at": 3', encoding="utf-8")  # somebody is writing
-    taken = down.take_down(str(tmp_path), "a nonce", Way.FAST)
-    assert taken.events == events and taken.nonce == "a nonce"
+    down.keep(str(tmp_path), "a nonce", Way.FAST, str(tmp_path))
+    taken = down.read(str(tmp_path))
+    assert taken is not None and taken.events == events and taken.nonce == "a nonce"
     assert (taken.boot_id, taken.release) == (sysfs.boot_id(), sysfs.kernel_release())
 
 
@@ -78,4 +79,14 @@ def test_of_a_way_down_without_end_the_last_events_are_kept(tmp_path: Path) -> N
 
 
 def test_without_events_there_is_nothing_to_take_down_but_the_moment(tmp_path: Path) -> None:
-    assert down.take_down(str(tmp_path), "", Way.ORDERLY).events == ()
+    down.keep(str(tmp_path), "", Way.ORDERLY, str(tmp_path))
+    found = down.read(str(tmp_path))
+    assert found is not None and found.events == ()
+
+
+def test_an_event_that_a_full_disk_has_cut_takes_none_of_the_others_with_it(tmp_path: Path) -> None:
+    whole = json.dumps(as_json(Event(EventKind.NOTE, 1.0, text="whole")))
+    (tmp_path / EVENTS_FILE).write_text(f"{whole}\n{whole[:20]}{whole}\n{whole}\n", encoding="utf-8")
+    down.keep(str(tmp_path), "", Way.FAST, str(tmp_path))
+    found = down.read(str(tmp_path))
+    assert found is not None and [event.text for event in found.events] == ["whole", "whole"]

@@ -54,7 +54,16 @@ CALLS = (
     "kexecd.init.systemd:active_units",
     "kexecd.init.systemd:sort_out",
     "kexecd.init.systemd:needed_units",
+    "kexecd.wayback.begin:record",
+    "kexecd.wayback.begin:write",
+    "kexecd.wayback.begin:hold_one_shot",
+    "kexecd.wayback.watchdog:leave_running",
     "kexecd.handoff:write",
+    "kexecd.handoff:expected",
+    "kexecd.report.down:keep",
+    "kexecd.daemon.child:leave_daemon",
+    "kexecd.daemon.child:run",
+    "kexecd.bus.signals:progress",
     "kexecd.cli.steps:in_child",
     "kexecd.cli.descent:Standby",
     "kexecd.cli.descent:Door",
@@ -124,7 +133,7 @@ def main() -> int:
             imports = guest.run(*command, timeout=60, check=False).stderr
             guest.put("/run/driver.py", DRIVER_TEXT.encode())
             guest.run("systemd-run", "--quiet", "--unit=profiled", "/usr/bin/python3", "-I", "/run/driver.py")
-            guest.run("/bin/sh", "-c", "until kexecctl status && [ -S /run/kexecd/request ]; do sleep 0.1; done")
+            guest.run("/bin/sh", "-c", "until [ -S /run/kexecd/request ]; do sleep 0.1; done; kexecctl status")
             lines = _restart(guest)
     print(*_modules(imports, options.imports), sep="\n")
     print()
