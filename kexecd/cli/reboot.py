@@ -15,6 +15,7 @@ from kexecd.lock import hold
 from kexecd.model import Ask, State, Way
 from kexecd.record import RUN_DIR
 from kexecd.state import read
+from kexecd.teardown.sync import begin_ahead
 
 PATIENCE = 10.0
 """Seconds for a restart that is under way to answer."""
@@ -29,6 +30,8 @@ def reboot(options: Namespace) -> ExitCode:
     try:
         with hold(RUN_DIR, "restart this machine"):
             _refuse_a_second(options)
+            if options.fast or options.now:
+                begin_ahead()
             draft = draw_up(options)
             return go_down(draft, force=options.force, as_json=options.json)
     except Busy as busy:

@@ -35,6 +35,9 @@ _DEPTH = 16  # levels of block devices on block devices
 _caller: Process | None = None
 """For whom this is done, where that is none of our ancestors."""
 
+_helper: Process | None = None
+"""What works for us, and is none of our descendants."""
+
 
 @dataclass(frozen=True, slots=True)
 class Servers:
@@ -70,7 +73,8 @@ class Spare:
         """With the family as it is now: the root filesystem does not change, our workers do."""
         me = os.getpid()
         below = proc.descendants(me) | {me}
-        return replace(self, pids=proc.ancestors(me) | _askers() | below | self.servers.pids | {1}, below=below)
+        pids = proc.ancestors(me) | _askers() | _helpers() | below | self.servers.pids | {1}
+        return replace(self, pids=pids, below=below)
 
     def __call__(self, process: Process) -> bool:
         return (
@@ -102,6 +106,17 @@ def _askers() -> frozenset[int]:
         return frozenset()
     now = proc.read(_caller.pid)
     return proc.ancestors(_caller.pid) if now and now.start == _caller.start else frozenset()
+
+
+def helped_by(pid: int) -> None:
+    """This process works for whoever goes down from here, and was started before that one was."""
+    global _helper  # noqa: PLW0603
+    _helper = proc.read(pid)
+
+
+def _helpers() -> frozenset[int]:
+    now = proc.read(_helper.pid) if _helper else None
+    return frozenset((now.pid,)) if now and _helper and now.start == _helper.start else frozenset()
 
 
 def is_marked(process: Process) -> bool:

@@ -12,8 +12,11 @@ from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 
+from kexecd.kernel import proc
 from kexecd.kernel.descriptors import readable
 from kexecd.model import Context, Running
+from kexecd.teardown import sync
+from kexecd.teardown.spare import Spare
 from kexecd.teardown.sync import StartSync, Sync
 from kexecd.teardown.workers import OPERATIONS, Call, Outcome, Workers, hire_ahead, keep_workers, left_behind
 
@@ -171,3 +174,31 @@ def test_while_they_are_at_it_nobody_has_them_begin_again() -> None:
         os.kill(pid, signal.SIGKILL)
     gone()
     OPERATIONS["sync"] = real
+
+
+@in_own_process
+def test_a_beginning_before_there_is_a_plan_is_the_only_one_and_is_not_asked_to_quit() -> None:
+    real, os.sync = os.sync, signal.pause
+    sync.begin_ahead(lambda: sync.EARLY)
+    (pid,) = children()
+    everyone = Spare.ours(mounts=())
+    process = proc.read(pid)
+    assert process and everyone(process)
+    assert list(started(1 << 30)) == [] and children() == {pid}
+    end = time.monotonic() + SECONDS
+    while os.listdir(f"/proc/{pid}/fd") and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not os.listdir(f"/proc/{pid}/fd"), "nobody waits for the end of a stream that it has"
+    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    os.sync = real
+    assert list(started(1 << 30)) == []
+    assert len(children()) == 1, "when it has ended what is dirty since then begins"
+    gone()
+
+
+@in_own_process
+def test_for_little_nobody_begins_before_there_is_a_plan() -> None:
+    sync.begin_ahead(lambda: sync.EARLY - 1)
+    assert children() == set()
