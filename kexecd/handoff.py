@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 
-from kexecd.kernel import files, sysfs
+from kexecd.kernel import files, flocks, sysfs
 from kexecd.model import NONCE_KEY, Way
 
 TYPE_CHECKING = False  # what the type checker takes for true; the module of that name costs as much as many of ours
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 STATE_DIR = "/var/lib/kexecd"
 PENDING = "pending.json"
 ONE_SHOT = "one-shot.json"  # what kexecd.wayback.oneshot holds back
+
+PATIENCE = 3.0
+"""Seconds to wait for whoever has the records locked: that is over a few small writes. All who wait for it get 5 s and
+more for the whole of what they do (kexecd.cli.service, kexecd.wayback), so that they still can say who has it."""
 
 LONGEST = 600
 """Characters of a reason that are kept: a few lines of a kernel's last words, and no log."""
@@ -142,14 +146,14 @@ def read(state_dir: str = STATE_DIR) -> PendingHandoff | None:
 
 @contextlib.contextmanager
 def locked(state_dir: str = STATE_DIR) -> Iterator[None]:
-    """Nobody else changes the records in there meanwhile; not for two at once in one process. Raises OSError.
+    """Nobody else changes the records in there meanwhile; not for two at once in one process.
 
-    The kernel releases it when its holder ends. It is held over a few small writes, so nobody waits for a deadline.
+    The kernel releases it when its holder ends. Raises OSError, of which kexecd.kernel.flocks.StillHeld is one.
     """
     os.makedirs(state_dir, mode=0o755, exist_ok=True)
     fd = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        flocks.take(fd, state_dir, seconds=PATIENCE)
         yield
     finally:
         fcntl.flock(fd, fcntl.LOCK_UN)  # not by closing alone: a child that was forked meanwhile has it open too
@@ -240,6 +244,13 @@ def forget(state_dir: str = STATE_DIR) -> None:
     if os.path.isdir(state_dir):
         with locked(state_dir):
             files.remove(os.path.join(state_dir, PENDING))
+
+
+def sweep(state_dir: str = STATE_DIR) -> None:
+    """Take away what writes have left in there that were cut short. Raises OSError."""
+    if os.path.isdir(state_dir):
+        with locked(state_dir):
+            files.sweep(state_dir)
 
 
 def arrival(

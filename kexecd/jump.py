@@ -41,7 +41,9 @@ LINUX_REBOOT_CMD_RESTART = 0x01234567  # include/uapi/linux/reboot.h
 LINUX_REBOOT_CMD_KEXEC = 0x45584543
 PROC_PID_INIT_INO = 0xEFFFFFFC  # include/linux/proc_ns.h
 POLLIN = 0x1  # include/uapi/asm-generic/poll.h
+SIGKILL = 9  # include/uapi/asm-generic/signal.h
 
+DRIVER_PATIENCE = 3000  # milliseconds for a watchdog to be opened and set; an IPMI controller's asks somebody else
 SYNC_PATIENCE = 5000  # milliseconds: with everything read-only there is nothing to write, and a dead disk never answers
 LOADED = ("/sys/kernel/kexec/loaded", "/sys/kernel/kexec_loaded")  # Linux 7.0 and on; until 2028
 MOUNTINFO = "/proc/self/mountinfo"
@@ -139,9 +141,7 @@ def sync(work: "Callable[[], None]" = os.sync, patience: int = SYNC_PATIENCE) ->
             finally:
                 os._exit(0)
         os.close(writer)  # the child has the other one, and its end hangs up the pipe
-        # struct pollfd: int fd, short events, short revents. By hand, since the select module is a file of its own.
-        pollfd = ctypes.create_string_buffer(struct.pack("ihh", reader, POLLIN, 0))
-        done = bool(ctypes.CDLL(None).poll(pollfd, ctypes.c_ulong(1), patience) == 1)
+        done = answered(reader, patience)
         if done:
             os.waitpid(child, 0)
         return done
@@ -149,6 +149,13 @@ def sync(work: "Callable[[], None]" = os.sync, patience: int = SYNC_PATIENCE) ->
         return False  # no process to be had: the filesystems are read-only all the same
     finally:
         os.close(reader)
+
+
+def answered(reader: int, patience: int) -> bool:
+    """Whether there is something to read, or has been hung up, within `patience` milliseconds."""
+    # struct pollfd: int fd, short events, short revents. By hand, since the select module is a file of its own.
+    pollfd = ctypes.create_string_buffer(struct.pack("ihh", reader, POLLIN, 0))
+    return bool(ctypes.CDLL(None).poll(pollfd, ctypes.c_ulong(1), patience) == 1)
 
 
 def reboot(command: int) -> int:
@@ -160,27 +167,65 @@ def reboot(command: int) -> int:
 
 
 def leave_watchdog(path: str, kmsg: str) -> None:
-    """Have the hardware's watchdog reset a new kernel that hangs, if that was wanted.
-
-    The descriptor stays open to the jump, or to the end of this program; neither stops it.
-    """
+    """Have the hardware's watchdog reset a new kernel that hangs, if that was wanted."""
     try:
-        device, seconds = read(path).split()
-        patience = ctypes.c_int(int(seconds))
+        device, text = read(path).split()
+        seconds = int(text)
         os.stat(os.path.join(os.path.dirname(path), IMAGE))  # gone: the image in memory is another's
     except (OSError, ValueError):
         return
     refuse_in_tests(os.environ)
     try:
+        said = kept_open(device, seconds)
+    except OSError as error:  # no process to be had
+        said = f"{device} is not set to watch over the new kernel ({name(error.errno)})"
+    for line in said.splitlines():
+        say(line, kmsg)
+
+
+def kept_open(device: str, seconds: int) -> str:
+    """Set it in a child, as a driver may hang; what came of it, a sentence a line. Raises OSError.
+
+    The child has it open to the jump, or to the end of this program: some stop when they are closed.
+    """
+    reader, writer = os.pipe()
+    until, life = os.pipe()  # our own end of it is closed when we end
+    try:
+        child = os.fork()
+        if child == 0:
+            try:
+                os.close(life)
+                for fd in {0, 1, 2} - {writer, until}:  # whoever reads what we say waits for no end of a child
+                    os.dup2(until, fd)
+                said = set_watchdog(device, seconds)
+                os.write(writer, said.encode(errors="surrogateescape"))
+                os.read(until, 1)
+            finally:
+                os._exit(0)
+        os.close(until)
+        os.close(writer)
+        if answered(reader, DRIVER_PATIENCE):
+            said = os.read(reader, 4096).decode(errors="surrogateescape")
+            return said or f"{device} is not set to watch over the new kernel (whoever was to set it has died)"
+        os.kill(child, SIGKILL)
+        return f"{device} does not answer within {DRIVER_PATIENCE / 1000:g} s, going on without"
+    finally:
+        os.close(reader)
+
+
+def set_watchdog(device: str, seconds: int) -> str:
+    """May never return. It is started by being opened, and stays open."""
+    try:
         fd = os.open(device, os.O_WRONLY | os.O_NOFOLLOW)
     except OSError as error:
-        say(f"{device} is not set to watch over the new kernel ({name(error.errno)})", kmsg)
-        return
+        return f"{device} is not set to watch over the new kernel ({name(error.errno)})"
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.ioctl(ctypes.c_int(fd), ctypes.c_ulong(WDIOC_SETTIMEOUT), ctypes.byref(patience)):
-        say(f"{device} cannot be set to {seconds} s ({name(ctypes.get_errno())}), and keeps the time that it had", kmsg)
+    said = f"{device} watches over the new kernel"
+    if libc.ioctl(ctypes.c_int(fd), ctypes.c_ulong(WDIOC_SETTIMEOUT), ctypes.byref(ctypes.c_int(seconds))):
+        why = name(ctypes.get_errno())
+        said = f"{device} cannot be set to {seconds} s ({why}), and keeps the time that it had\n{said}"
     libc.ioctl(ctypes.c_int(fd), ctypes.c_ulong(WDIOC_KEEPALIVE), ctypes.byref(ctypes.c_int(0)))
-    say(f"{device} watches over the new kernel", kmsg)
+    return said
 
 
 def unload() -> int:

@@ -64,7 +64,10 @@ def _take_back(restart: Restart) -> list[str]:
     except Refusal as refusal:
         failed.append(refusal.sentence())
     if restart.act is Act.KEXEC:
-        handoff.forget()
+        try:
+            handoff.forget()
+        except OSError as error:
+            failed.append(f"the next boot will look for a kexec, as the record of it could not be removed: {error}")
         if trouble := begin.put_back_one_shot():
             failed.append(trouble)
         if restart.loaded:

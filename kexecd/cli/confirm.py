@@ -27,7 +27,7 @@ from kexecd.kernel.spawn import run
 from kexecd.record import RUN_DIR
 from kexecd.report import log
 from kexecd.report.messages import Kind, message
-from kexecd.wayback import giveup, oneshot, settle, usual
+from kexecd.wayback import giveup, settle, usual
 from kexecd.wayback.child import within
 from kexecd.wayback.confirm import End, Outcome, Wait
 from kexecd.wayback.health import Wanted
@@ -126,8 +126,6 @@ def _settled(pending: PendingHandoff, why: str) -> str:
         settle.confirmed(pending.nonce, why)
     except OSError as error:
         return str(error)
-    if pending.one_shot and (trouble := oneshot.clear(pending.one_shot)):
-        _tell(trouble)
     return ""
 
 

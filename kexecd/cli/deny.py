@@ -23,8 +23,9 @@ from kexecd import deny as records
 from kexecd import handoff
 from kexecd.cli.output import print_json, print_table, shown
 from kexecd.deny import Denial
-from kexecd.errors import ExitCode, NotPermitted, Refusal
+from kexecd.errors import Busy, ExitCode, NotPermitted, Refusal
 from kexecd.handoff import Unreadable
+from kexecd.kernel.flocks import StillHeld
 from kexecd.kernel.machine import fingerprint
 
 LIST, FORGIVE = "list", "forgive"
@@ -40,6 +41,8 @@ def deny(options: Namespace) -> ExitCode:
     try:
         with handoff.locked():
             forgiven = records.forgive_all() if options.all else _forgive(options.which)
+    except StillHeld as error:
+        raise Busy("cannot forgive", str(error)) from error
     except OSError as error:
         what, why = "cannot forgive", f"the list cannot be written: {(error.strerror or str(error)).lower()}"
         raise Refusal(what, why, errno=error.errno or 0) from error

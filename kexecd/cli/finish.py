@@ -14,6 +14,7 @@ go well and does not matter.
 
 from __future__ import annotations
 
+import contextlib
 from argparse import Namespace
 from dataclasses import dataclass, field
 
@@ -107,6 +108,13 @@ def _settle_earlier(told: _Told) -> None:
         hint = "it is denied until `kexecctl deny forgive`, and the next restart goes through the firmware"
         log.say(message(Kind.CAME_BACK, f"{text}; {hint}", nonce=attempt.nonce))
         told.notes.append(hint)
+    pending = handoff.expected()
+    if pending is None or pending.settled or not handoff.is_open_here(pending):
+        once = oneshot.used_up()
+        if once and attempt and not attempt.outcome.was_kexec:
+            told.notes.append(f"the boot loader was told to boot {once} once: that restart has used it up")
+    with contextlib.suppress(OSError):  # another time
+        handoff.sweep()
 
 
 def _settle_this(arrival: Arrival, pending: PendingHandoff, told: _Told) -> None:
@@ -116,8 +124,6 @@ def _settle_this(arrival: Arrival, pending: PendingHandoff, told: _Told) -> None
     try:
         if arrival.as_planned:
             settle.confirmed(pending.nonce, settle.WELL)
-            if pending.one_shot and (trouble := oneshot.clear(pending.one_shot)):
-                told.notes.append(trouble)
         else:
             settle.failed(pending.nonce, f"Linux {arrival.release} came up, and {pending.to_version} was to")
     except OSError as error:

@@ -121,12 +121,13 @@ class WriteDown:
         return [trouble] if trouble else []
 
     def undo(self) -> None:
+        trouble = begin.put_back_one_shot()  # first: it needs no lock, which somebody may not let go of
         if self.before:
             with handoff.locked():
                 handoff.write(self.before)
         else:
             handoff.forget()
-        if trouble := begin.put_back_one_shot():
+        if trouble:
             raise OSError(trouble)
 
 

@@ -93,7 +93,7 @@ def write_atomic(path: str, data: bytes, *, mode: int = 0o644) -> None:
     """Replace a file so that, whenever the power fails, either the old or the new content is there, whole."""
     directory, name = os.path.split(path)
     os.makedirs(directory, mode=0o755, exist_ok=True)
-    temporary = os.path.join(directory, f".{name}.{os.getpid()}")
+    temporary = os.path.join(directory, f".{name}.{os.getpid()}")  # as `_writer` reads it
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
         with open(fd, "wb") as file:
@@ -111,6 +111,21 @@ def write_json(path: str, record: Mapping[str, object], *, mode: int = 0o644) ->
     write_atomic(path, json.dumps(record, indent=2, sort_keys=True).encode() + b"\n", mode=mode)
 
 
+def sweep(directory: str) -> None:
+    """Remove what write_atomic has left in there where it was cut short, by a power cut or with its process.
+
+    Only regular files of our own user whose process is gone, and none through a link. Raises OSError.
+    """
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for name in os.listdir(fd):
+            pid = _writer(name)
+            if pid and not os.path.exists(f"/proc/{pid}") and _is_our_file(name, fd):
+                os.unlink(name, dir_fd=fd)
+    finally:
+        os.close(fd)
+
+
 def remove(path: str) -> None:
     """Remove a file for good, if it is there."""
     try:
@@ -126,6 +141,21 @@ def sync_directory(directory: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _writer(name: str) -> int:
+    """The process that has made a temporary file of this name, `.NAME.PID`; 0 for any other name."""
+    head, _, pid = name.rpartition(".")
+    ours = len(head) > 1 and head.startswith(".") and pid.isascii() and pid.isdigit() and not pid.startswith("0")
+    return int(pid) if ours else 0
+
+
+def _is_our_file(name: str, directory: int) -> bool:
+    try:
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
 
 
 class _NotRegular(OSError):

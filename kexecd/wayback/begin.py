@@ -8,8 +8,10 @@ import time
 from dataclasses import dataclass
 
 from kexecd import handoff
+from kexecd.errors import Busy
 from kexecd.handoff import ONE_SHOT, STATE_DIR, PendingHandoff
 from kexecd.kernel import cmdline, machine, sysfs
+from kexecd.kernel.flocks import StillHeld
 from kexecd.model import ImageRecord, Way
 from kexecd.wayback import usual
 
@@ -61,14 +63,17 @@ def is_confirmed(image: ImageRecord) -> bool:
 
 
 def write(pending: PendingHandoff, state_dir: str = STATE_DIR) -> None:
-    """On the disk when it returns, with what the record before it says in the history. Raises OSError."""
+    """On the disk when it returns, with what the record before it says in the history. Raises OSError and Busy."""
     before = handoff.expected(state_dir)
-    if before and not before.settled:
-        from kexecd.wayback import settle  # late: mostly it is known what became of the last one
+    try:
+        if before and not before.settled:
+            from kexecd.wayback import settle  # late: mostly it is known what became of the last one
 
-        settle.leave(state_dir=state_dir)
-    with handoff.locked(state_dir):
-        handoff.write(pending, state_dir)
+            settle.leave(state_dir=state_dir)
+        with handoff.locked(state_dir):
+            handoff.write(pending, state_dir)
+    except StillHeld as error:
+        raise Busy("cannot restart this machine", str(error)) from error
 
 
 def _one_shot() -> str:

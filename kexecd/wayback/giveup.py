@@ -90,9 +90,11 @@ class RealDeeds:
     def write_down(self, why: str) -> None:
         handoff.give_up(why, self._state_dir)
         pending = handoff.expected(self._state_dir)
-        # What it was told to boot once is this very boot: it would come here again, with nobody who waits for it.
-        if pending and pending.one_shot and (trouble := oneshot.clear(pending.one_shot)):
-            raise OSError(trouble)
+        # A choice that nobody could hold back is this very boot: the loader would come here again.
+        if pending and pending.one_shot:
+            trouble = oneshot.clear_left(pending.from_boot_id, self._state_dir)
+            if trouble:
+                raise OSError(trouble)
 
     def unload(self) -> None:
         if sysfs.kexec_loaded():

@@ -2,7 +2,9 @@
 """What a boot loader was told to boot once: a kexec that boots it uses it up, and the loader never knows.
 
 So it is held back from before the jump: whatever leads back through the firmware then leads to what is booted by
-default, and not into the kernel that has just failed. A restart that is given up before puts it back.
+default, and not into the kernel that has just failed. A restart that is given up before puts it back; one that was cut
+short, or came to a jump, has used it up as the boot loader would have. What the loader is told after the jump is not
+ours: only what could not be taken away before is, where the new boot gives itself up and would be led to once more.
 
 systemd-boot: the variable LoaderEntryOneShot (https://systemd.io/BOOT_LOADER_INTERFACE), which it removes itself when
 it boots by it. GRUB: next_entry in its environment block, which its configuration empties then (grub-reboot(8)).
@@ -19,6 +21,7 @@ import os
 import re
 import struct
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 
 from kexecd.discover import sdboot
 from kexecd.discover.grub import grubenv
@@ -69,30 +72,103 @@ def hold(name: str, state_dir: str = STATE_DIR, root: str = "/") -> str:
     """Take it away until `put_back`; what went wrong, as a sentence or nothing. Raises nothing."""
     try:
         place, value = _value(name, root)
-        held = {"boot_id": sysfs.boot_id(root), "name": name, "place": place, "value": value}
-        files.write_json(os.path.join(state_dir, ONE_SHOT), held, mode=0o600)
+        held = _Held(sysfs.boot_id(root), name, place, value)
+        _write(held, state_dir)
     except OSError as error:
         why = (error.strerror or str(error)).lower()
         return f"what the boot loader was told to boot once ({name}) stays, as it could not be written down: {why}"
-    return clear(name, root)
+    trouble = clear(name, root)
+    if trouble:
+        with contextlib.suppress(OSError):  # then it stays where it is, whatever comes of the jump
+            _write(replace(held, left=True), state_dir)
+    return trouble
 
 
 def put_back(state_dir: str = STATE_DIR, root: str = "/") -> str:
     """What this boot holds back, unless somebody has told the loader something else since. As `hold` otherwise."""
-    path = os.path.join(state_dir, ONE_SHOT)
     try:
-        if (text := read_text(path)) is None:
-            return ""
-        files.remove(path)
-        held = json.loads(text)
-        if held["boot_id"] == sysfs.boot_id(root) and not told(root):
-            _set(str(held["name"]), str(held["place"]), str(held["value"]), root)
+        held = _read(state_dir, remove=True)
+        if held and held.boot_id == sysfs.boot_id(root) and not told(root):
+            _set(held.name, held.place, held.value, root)
     except OSError as error:
         why = (error.strerror or str(error)).lower()
         return f"what the boot loader was told to boot once could not be put back: {why}"
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except ValueError:
         return "what the boot loader was told to boot once could not be put back: its record is damaged"
     return ""
+
+
+def clear_left(from_boot_id: str, state_dir: str = STATE_DIR, root: str = "/") -> str:
+    """In the boot that a jump from that one led to: take away what `hold` could not, if it is still the same.
+
+    As `clear` otherwise.
+    """
+    try:
+        held = _read(state_dir)
+        if held and held.left and held.boot_id == from_boot_id and _value(held.name, root) == (held.place, held.value):
+            return clear(held.name, root)
+    except FileNotFoundError:
+        return ""  # the variable: the loader has it no more
+    except OSError as error:
+        return f"what was left of the boot loader's choice cannot be seen: {(error.strerror or str(error)).lower()}"
+    except ValueError:
+        return "what was left of the boot loader's choice cannot be told: its record is damaged"
+    return ""
+
+
+def used_up(state_dir: str = STATE_DIR, root: str = "/") -> str:
+    """In a later boot: what nobody puts back any more, as the loader calls it, and forget it. Raises nothing.
+
+    Empty where there is nothing, and where the loader has been told again what to boot once.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        held = _read(state_dir)
+        if held and held.boot_id == sysfs.boot_id(root):
+            return ""
+    with contextlib.suppress(OSError, ValueError):
+        held = _read(state_dir, remove=True)
+        return held.entry if held and not told(root) else ""
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What is held back. value: of a variable all bytes, in hexadecimal. left: it could not be taken away."""
+
+    boot_id: str
+    name: str
+    place: str
+    value: str
+    left: bool = False
+
+    @property
+    def entry(self) -> str:
+        """As the loader calls it: a variable has four bytes of attributes before its text. Raises ValueError."""
+        if self.name != SDBOOT:
+            return self.value
+        return bytes.fromhex(self.value)[4:].decode("utf-16-le", errors="replace").rstrip("\0")
+
+
+def _write(held: _Held, state_dir: str) -> None:
+    """Raises OSError."""
+    files.write_json(os.path.join(state_dir, ONE_SHOT), asdict(held), mode=0o600)
+
+
+def _read(state_dir: str, *, remove: bool = False) -> _Held | None:
+    """None where nothing is held back. remove: it is gone afterwards, also if it is damaged: that is, a ValueError."""
+    path = os.path.join(state_dir, ONE_SHOT)
+    if (text := read_text(path)) is None:
+        return None
+    if remove:
+        files.remove(path)
+    try:
+        fields = json.loads(text)
+        boot_id, name, place, value = (fields[key] for key in ("boot_id", "name", "place", "value"))
+        if not all(isinstance(text, str) for text in (boot_id, name, place, value)):
+            raise TypeError("not a text")
+        return _Held(boot_id, name, place, value, left=fields.get("left") is True)
+    except (TypeError, KeyError, RecursionError) as error:
+        raise ValueError(str(error)) from error
 
 
 def _value(name: str, root: str) -> tuple[str, str]:

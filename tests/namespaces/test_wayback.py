@@ -6,9 +6,11 @@ The machine is that of the service's tests: everything is real but the kernel's 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import time
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +25,7 @@ from kexecd.cli.draft import Draft, draw_up
 from kexecd.cli.finish import finish
 from kexecd.cli.main import parser
 from kexecd.cli.steps import WriteDown
-from kexecd.errors import ExitCode, Refusal
+from kexecd.errors import Busy, ExitCode, Refusal
 from kexecd.handoff import PendingHandoff
 from kexecd.history import Outcome
 from kexecd.init.none import NoInit
@@ -31,10 +33,12 @@ from kexecd.kernel import sysfs
 from kexecd.kernel.machine import fingerprint
 from kexecd.model import Act, Found, Source, State, Way
 from kexecd.record import RUN_DIR
-from kexecd.wayback import settle
+from kexecd.wayback import giveup, oneshot, settle
 from kexecd.wayback.begin import Terms
 from tests.namespaces.isolated import isolated
 from tests.namespaces.test_service import NEW, OLD, Machine, kexecctl, start, stop
+from tests.unit.locks import locked_by_a_stopped_process
+from tests.unit.power_cut import nobody
 
 WORDS = "panic=30 rd.shell=0 rd.emergency=reboot"
 CONFIRM = Path("/etc/systemd/system/sysinit.target.wants/kexecd-confirm.service")
@@ -196,6 +200,152 @@ def test_a_choice_for_one_boot_waits_until_the_kexec_has_shown_what_it_leads_to(
     boot(machine, "boot 1")
     stop()
     assert b"next_entry" not in block.read_bytes(), "the boot that came back does not try it again"
+
+
+def one_shot(machine: Machine) -> tuple[Path, WriteDown]:
+    """GRUB is told to boot `it` once, and a kexec boots that."""
+    block = Path("/boot/grub/grubenv")
+    block.parent.mkdir()
+    block.write_bytes(b"# GRUB Environment Block\nnext_entry=it\n".ljust(1024, b"#"))
+    assert kexecctl("load", OLD) == ExitCode.OK
+    return block, WriteDown(Way.FAST, terms=Terms(limit=300.0, by_loader=True))
+
+
+@isolated
+def test_a_choice_for_one_boot_whose_kexec_was_cut_short_is_used_up_and_the_next_boot_says_so(
+    machine: Machine, capfd: pytest.CaptureFixture[str]
+) -> None:
+    begin(machine)
+    block, write = one_shot(machine)
+    assert write._write() == []
+    boot(machine, "boot 1")
+    assert finish(Namespace(json=False)) is ExitCode.OK
+    assert "the boot loader was told to boot it once: that restart has used it up" in said(capfd)
+    assert b"next_entry" not in block.read_bytes() and not Path(handoff.STATE_DIR, handoff.ONE_SHOT).exists()
+    shutil.rmtree(RUN_DIR)
+    assert finish(Namespace(json=False)) is ExitCode.OK
+    assert "once" not in said(capfd)
+
+
+@isolated
+def test_what_the_boot_loader_is_told_once_after_the_jump_stays(
+    machine: Machine, capfd: pytest.CaptureFixture[str]
+) -> None:
+    begin(machine)
+    CONFIRM.unlink()
+    block, write = one_shot(machine)
+    machine.patch.setattr(sysfs, "kernel_release", lambda: OLD)
+    assert write._write() == [] and machine.pending and machine.pending.limit == 0
+    boot(machine, "boot 1", machine.pending.nonce)
+    block.write_bytes(b"# GRUB Environment Block\nnext_entry=later\n".ljust(1024, b"#"))
+    assert finish(Namespace(json=False)) is ExitCode.OK
+    assert [attempt.outcome for attempt in history.attempts()] == [Outcome.CONFIRMED]
+    assert b"next_entry=later" in block.read_bytes()
+    assert "used it up" not in said(capfd)
+
+
+@isolated
+def test_a_boot_that_gives_itself_up_takes_away_what_the_old_one_could_not_and_nothing_else(machine: Machine) -> None:
+    begin(machine)
+    block, write = one_shot(machine)
+    whole = block.read_bytes()
+    for later, left in ((b"it", b""), (b"later", b"next_entry=later")):
+        block.write_bytes(whole)
+        with machine.patch.context() as patch:
+            patch.setattr(oneshot, "_rewrite", read_only)
+            (trouble,) = write._write()
+            assert "could not be taken away" in trouble
+        assert machine.pending and machine.pending.one_shot == oneshot.GRUB
+        boot(machine, f"after {machine.pending.from_boot_id}", machine.pending.nonce)
+        block.write_bytes(whole.replace(b"=it", b"=" + later)[:1024])
+        giveup.RealDeeds(Willing("a PID 1 of the test"), RUN_DIR, handoff.STATE_DIR).write_down("no network")
+        assert machine.pending.failure == "no network"
+        assert [line for line in block.read_bytes().splitlines() if line.startswith(b"next")] == [left][: len(left)]
+        boot(machine, "boot 0")
+        assert kexecctl("load", OLD, "--ignore", "denied") == ExitCode.OK
+
+
+def read_only(*_: object) -> None:
+    raise OSError(errno.EROFS, "Read-only file system")
+
+
+# Somebody who has the records locked, and is stopped
+
+
+@isolated
+def test_a_machine_that_goes_down_goes_on_going_down_and_tells_who_keeps_it_from_writing(
+    machine: Machine, capfd: pytest.CaptureFixture[str]
+) -> None:
+    begin(machine)
+    machine.patch.setattr(handoff, "PATIENCE", 0.2)
+    start()
+    os.makedirs(handoff.STATE_DIR)
+    with locked_by_a_stopped_process(handoff.STATE_DIR) as holder:
+        stopped = time.monotonic()
+        stop()
+        assert time.monotonic() - stopped < 10
+    assert not machine.is_loaded() and machine.pending is None
+    told = said(capfd)
+    assert f"process {holder} (" in told and f"has {handoff.STATE_DIR} locked" in told
+
+
+@isolated
+def test_a_restart_that_cannot_be_written_down_for_that_does_not_begin(machine: Machine) -> None:
+    begin(machine)
+    machine.patch.setattr(handoff, "PATIENCE", 0.2)
+    assert kexecctl("load", OLD) == ExitCode.OK
+    os.makedirs(handoff.STATE_DIR, exist_ok=True)
+    with locked_by_a_stopped_process(handoff.STATE_DIR) as holder, pytest.raises(Busy, match=f"process {holder} "):
+        WriteDown(Way.FAST, terms=Terms(limit=300.0))._write()
+    assert machine.pending is None
+
+
+@isolated
+def test_what_is_cancelled_then_is_taken_back_but_for_the_record(
+    machine: Machine, capfd: pytest.CaptureFixture[str]
+) -> None:
+    begin(machine)
+    machine.hook("exit 0")
+    block, write = one_shot(machine)
+    whole = block.read_bytes()
+    assert write._write() == []
+    state.reached(State.PREPARED, Way.ORDERLY, Act.KEXEC, loaded=True, run_dir=RUN_DIR)
+    machine.patch.setattr(handoff, "PATIENCE", 0.2)
+    with locked_by_a_stopped_process(handoff.STATE_DIR) as holder:
+        assert kexecctl("cancel") == ExitCode.NOT_RESTARTED
+    assert machine.calls == ["cancel"] and not machine.is_loaded() and state.read(RUN_DIR) is None
+    assert block.read_bytes() == whole and machine.pending
+    assert f"the record of it could not be removed: process {holder} (" in said(capfd)
+
+
+@isolated
+def test_finishing_and_forgiving_say_who_it_is(machine: Machine, capfd: pytest.CaptureFixture[str]) -> None:
+    begin(machine)
+    fail(machine)
+    start()
+    stop()
+    boot(machine, "boot 3")
+    said(capfd)
+    machine.patch.setattr(handoff, "PATIENCE", 0.2)
+    with locked_by_a_stopped_process(handoff.STATE_DIR) as holder:
+        assert finish(Namespace(json=False)) is ExitCode.OK
+        assert f"later boots will tell: process {holder} (" in said(capfd)
+        assert kexecctl("deny", "forgive", "--all") == ExitCode.BUSY
+        assert f"cannot forgive: process {holder} (" in said(capfd)
+    assert deny.denials()
+    assert kexecctl("deny", "forgive", "--all") == ExitCode.OK
+
+
+@isolated
+def test_finishing_sweeps_what_a_power_cut_has_left_of_a_write(machine: Machine) -> None:
+    begin(machine)
+    start()
+    stop()
+    left = Path(handoff.STATE_DIR, f".pending.json.{nobody()}")
+    left.write_text("{")
+    boot(machine, "boot 1")
+    assert finish(Namespace(json=False)) is ExitCode.OK
+    assert not left.exists() and machine.pending and machine.pending.settled
 
 
 @isolated
@@ -508,3 +658,15 @@ def test_nobody_tries_where_nobody_would_give_it_up(machine: Machine, capfd: pyt
     CONFIRM.unlink()
     assert kexecctl("try", OLD) == ExitCode.FAILURE
     assert "enable kexecd-confirm" in said(capfd)
+
+
+@isolated
+def test_an_undo_puts_the_choice_back_whoever_has_the_records_locked(machine: Machine) -> None:
+    begin(machine)
+    block, write = one_shot(machine)
+    whole = block.read_bytes()
+    assert write._write() == []
+    machine.patch.setattr(handoff, "PATIENCE", 0.2)
+    with locked_by_a_stopped_process(handoff.STATE_DIR) as holder, pytest.raises(OSError, match=f"process {holder} "):
+        write.undo()
+    assert block.read_bytes() == whole

@@ -14,13 +14,14 @@ import pytest
 from kexecd import handoff, history
 from kexecd.cli import confirm
 from kexecd.config.policy import Policy
-from kexecd.errors import BadConfig, ExitCode, NotPermitted
+from kexecd.errors import BadConfig, ExitCode, NotPermitted, Refusal
 from kexecd.handoff import Arrival, How, PendingHandoff
 from kexecd.history import Outcome
 from kexecd.kernel import sysfs
 from kexecd.model import NONCE_KEY, Way
 from kexecd.wayback import oneshot, settle
 from kexecd.wayback.health import Wanted
+from tests.unit.locks import locked_by_a_stopped_process
 
 PENDING = PendingHandoff(
     nonce="0123456789abcdef",
@@ -79,19 +80,21 @@ def test_a_persons_word_is_enough_and_is_asked_for_once(arrived: str, capsys: py
     assert len(history.attempts(arrived)) == 1
 
 
-def test_what_the_boot_loader_was_told_once_is_taken_away(
+def test_what_somebody_tells_the_boot_loader_before_this_boot_is_confirmed_stays(
     arrived: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cleared: list[str] = []
-
-    def clear(name: str) -> str:
-        cleared.append(name)
-        return ""
-
-    monkeypatch.setattr(oneshot, "clear", clear)
-    accept(capsys)
-    assert not cleared
+    block = Path(arrived, "grubenv")
+    block.write_bytes(b"# GRUB Environment Block\nnext_entry=later\n".ljust(1024, b"#"))
+    monkeypatch.setattr(oneshot, "GRUB_BLOCKS", (str(block),))
     handoff.write(replace(PENDING, one_shot="next_entry"), arrived)
-    Path(arrived, history.HISTORY).unlink()
-    accept(capsys)
-    assert cleared == ["next_entry"]
+    assert accept(capsys)["end"] == "confirmed"
+    assert b"next_entry=later" in block.read_bytes()
+
+
+def test_a_lock_that_nobody_lets_go_of_is_why_a_boot_is_not_confirmed(
+    arrived: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handoff, "PATIENCE", 0.1)
+    with locked_by_a_stopped_process(arrived) as holder, pytest.raises(Refusal, match=f"process {holder} ") as caught:
+        confirm.confirm(Namespace(accept=True, json=True))
+    assert caught.value.instead == "it is not confirmed"

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import select
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +16,11 @@ import pytest
 from kexecd import handoff
 from kexecd.handoff import Arrival, How, PendingHandoff, Unreadable, arrival, new_nonce
 from kexecd.kernel import sysfs
+from kexecd.kernel.flocks import StillHeld
 from kexecd.model import Way
 from tests.unit.kernel_tree import BOOT_ID, KernelTree
-from tests.unit.power_cut import calls, cuts
+from tests.unit.locks import locked_by_a_stopped_process
+from tests.unit.power_cut import calls, cuts, nobody
 
 PENDING = PendingHandoff(
     nonce="0123456789abcdef",
@@ -301,6 +304,33 @@ def test_two_who_change_the_record_wait_for_each_other(tree: KernelTree, state: 
     os.close(reader)
     told = handoff.read(state)
     assert told and (told.to_version, told.arrived_in) == ("6.3.0", BOOT_ID)
+
+
+def test_a_lock_that_is_held_for_good_is_not_waited_for_and_its_holder_is_named(
+    state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handoff, "PATIENCE", 0.2)
+    handoff.write(PENDING, state)
+    begin = time.monotonic()
+    with locked_by_a_stopped_process(state) as holder, pytest.raises(StillHeld) as caught:
+        handoff.forget(state)
+    assert time.monotonic() - begin < 5
+    name = Path("/proc/self/comm").read_text(encoding="utf-8").strip()
+    who = f"process {holder} ({name})"
+    assert str(caught.value) == f"{who} has {state} locked, and did not let go of it within 0.2 s"
+    assert isinstance(caught.value, OSError), "nobody but who says more needs to know of it"
+    assert handoff.read(state) == PENDING
+    handoff.forget(state)
+    assert handoff.read(state) is None, "the holder has ended, and the kernel has let go for it"
+
+
+def test_what_writes_that_were_cut_short_have_left_is_swept_and_nothing_is_made_for_that(state: str) -> None:
+    handoff.sweep(state)
+    assert not os.path.exists(state)
+    handoff.write(PENDING, state)
+    Path(state, f".pending.json.{nobody()}").touch()
+    handoff.sweep(state)
+    assert os.listdir(state) == ["pending.json"]
 
 
 LATER = PendingHandoff.__slots__[PendingHandoff.__slots__.index("refused") :]

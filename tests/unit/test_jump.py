@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
 import time
+from collections.abc import Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -93,8 +95,15 @@ class Machine:
 
 
 @pytest.fixture
-def machine(jump: ModuleType, tmp_path: Path) -> Machine:
-    return Machine(jump, tmp_path)
+def machine(jump: ModuleType, tmp_path: Path) -> Iterator[Machine]:
+    before = descriptors()
+    yield Machine(jump, tmp_path)
+    for fd in descriptors() - before:  # what stays open until the program ends
+        os.close(fd)
+
+
+def descriptors() -> set[int]:
+    return {int(fd) for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")}
 
 
 def test_its_numbers_are_those_of_the_rest(jump: ModuleType) -> None:
@@ -141,6 +150,16 @@ def opens(machine: Machine, monkeypatch: pytest.MonkeyPatch, text: str = "") -> 
     (machine.directory / "watchdog").write_text(text or f"{machine.directory}/dog 330\n")
 
 
+def holders(file: Path) -> list[int]:
+    """The processes that have it open."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(link.stat(), file.stat()):
+                found.append(int(link.parts[2]))
+    return found
+
+
 @pytest.mark.parametrize("option", ["--jump", "--guard"])
 def test_the_watchdog_that_was_written_down_is_left_running(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], option: str
@@ -173,6 +192,56 @@ def test_an_image_that_others_have_loaded_has_nobody_who_would_switch_it_off(
     (machine.directory / NAME_OF_IMAGE).unlink()
     machine.main("--jump")
     assert "watch" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--jump", "--guard"])
+def test_a_driver_that_hangs_is_gone_on_without(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], option: str
+) -> None:
+    opens(machine, monkeypatch)
+    (machine.directory / "dog").unlink()
+    os.mkfifo(machine.directory / "dog")  # nobody reads it, so it opens as little as that driver
+    monkeypatch.setattr(machine.module, "DRIVER_PATIENCE", 200)
+    begin = time.monotonic()
+    machine.main(option)
+    assert time.monotonic() - begin < 5
+    assert f"{machine.directory}/dog does not answer within 0.2 s, going on without" in capfd.readouterr().err
+    assert machine.asked == ([0x45584543] if option == "--jump" else [])
+
+
+def test_a_watchdog_that_stops_when_it_is_closed_stays_open_until_the_program_ends(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opens(machine, monkeypatch)
+    dog, held = machine.directory / "dog", []
+
+    def reboot(command: int) -> int:
+        held.append(holders(dog))
+        return errno.EINVAL
+
+    monkeypatch.setattr(machine, "reboot", reboot)
+    child = os.fork()
+    if child == 0:
+        machine.main("--jump")
+        os._exit(len(held[0]))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    end = time.monotonic() + 10
+    while holders(dog):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_without_a_process_to_be_had_it_is_told_and_gone_on_without(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def none() -> int:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    opens(machine, monkeypatch)
+    monkeypatch.setattr(os, "fork", none)
+    machine.main("--jump")
+    assert f"{machine.directory}/dog is not set to watch over the new kernel (EAGAIN)" in capfd.readouterr().err
+    assert machine.asked == [0x45584543]
 
 
 @pytest.mark.parametrize("options", [("--jump", "--firmware"), ("--guard", "--firmware"), ("--check",), ()])

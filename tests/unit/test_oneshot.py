@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -127,3 +128,84 @@ def test_a_damaged_record_of_it_is_told(machine: Path, damage: str) -> None:
     (machine / "state" / "one-shot.json").write_text(damage)
     assert "damaged" in oneshot.put_back(str(machine / "state"), str(machine))
     assert oneshot.put_back(str(machine / "state"), str(machine)) == "", "once is enough"
+
+
+NEW_BOOT = b"22222222-2222-4222-8222-222222222222\n"
+OLD_BOOT = "11111111-1111-4111-8111-111111111111"
+
+
+def held_in_vain(machine: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The old boot could not take it away; then the jump led here."""
+    file = put(machine, "boot/grub/grubenv", block("saved_entry=old", "next_entry=new"))
+    with monkeypatch.context() as patch:
+
+        def broken(*_: object) -> None:
+            raise OSError(errno.EROFS, "Read-only file system")
+
+        patch.setattr(oneshot, "_rewrite", broken)
+        assert "could not be taken away" in oneshot.hold(oneshot.GRUB, str(machine / "state"), str(machine))
+    put(machine, "proc/sys/kernel/random/boot_id", NEW_BOOT)
+    return file
+
+
+def test_what_the_old_boot_could_not_take_away_is_taken_away_in_the_new_one(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = held_in_vain(machine, monkeypatch)
+    assert oneshot.clear_left(OLD_BOOT, str(machine / "state"), str(machine)) == ""
+    assert grubenv.parse(file.read_text()) == {"saved_entry": "old"}
+    assert oneshot.clear_left(OLD_BOOT, str(machine / "state"), str(machine)) == "", "once more does no harm"
+
+
+def test_but_not_what_somebody_has_told_the_loader_instead(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = held_in_vain(machine, monkeypatch)
+    file.write_bytes(block("saved_entry=old", "next_entry=later"))
+    assert oneshot.clear_left(OLD_BOOT, str(machine / "state"), str(machine)) == ""
+    assert b"next_entry=later" in file.read_bytes()
+
+
+def test_nor_what_another_restart_has_left(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = held_in_vain(machine, monkeypatch)
+    assert oneshot.clear_left("another-boot", str(machine / "state"), str(machine)) == ""
+    assert b"next_entry=new" in file.read_bytes()
+
+
+@pytest.mark.parametrize("again", ["new", "later"])
+def test_what_somebody_tells_the_loader_after_the_jump_stays(machine: Path, again: str) -> None:
+    file = put(machine, "boot/grub/grubenv", block("saved_entry=old", "next_entry=new"))
+    assert oneshot.hold(oneshot.GRUB, str(machine / "state"), str(machine)) == ""
+    put(machine, "proc/sys/kernel/random/boot_id", NEW_BOOT)
+    file.write_bytes(block("saved_entry=old", f"next_entry={again}"))
+    assert oneshot.clear_left(OLD_BOOT, str(machine / "state"), str(machine)) == ""
+    assert f"next_entry={again}".encode() in file.read_bytes()
+
+
+def test_a_later_boot_says_once_what_was_used_up(machine: Path) -> None:
+    state = str(machine / "state")
+    assert oneshot.used_up(state, str(machine)) == "", "nothing was"
+    put(machine, "boot/grub/grubenv", block("next_entry=Linux 6>new"))
+    assert oneshot.hold(oneshot.GRUB, state, str(machine)) == ""
+    assert oneshot.used_up(state, str(machine)) == "", "it may still be put back"
+    put(machine, "proc/sys/kernel/random/boot_id", NEW_BOOT)
+    assert oneshot.used_up(state, str(machine)) == "Linux 6>new"
+    assert oneshot.used_up(state, str(machine)) == "" and list((machine / "state").iterdir()) == []
+
+
+def test_of_systemd_boot_it_says_the_entry_and_nothing_where_somebody_has_told_it_again(machine: Path) -> None:
+    state = str(machine / "state")
+    for again, said in ((False, "new.conf"), (True, "")):
+        put(machine, "proc/sys/kernel/random/boot_id", f"{OLD_BOOT}\n".encode())
+        variable(machine, "LoaderEntryOneShot", "new.conf")
+        assert oneshot.hold(oneshot.SDBOOT, state, str(machine)) == ""
+        put(machine, "proc/sys/kernel/random/boot_id", NEW_BOOT)
+        if again:
+            variable(machine, "LoaderEntryOneShot", "later.conf")
+        assert oneshot.used_up(state, str(machine)) == said
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{}", "7", "{", '{"boot_id": "x", "name": 7, "place": "", "value": ""}'])
+def test_a_damaged_record_of_it_says_nothing_and_takes_nothing_away(machine: Path, damage: str) -> None:
+    record = machine / "state" / "one-shot.json"
+    record.write_text(damage)
+    assert "damaged" in oneshot.clear_left("x", str(machine / "state"), str(machine))
+    assert oneshot.used_up(str(machine / "state"), str(machine)) == "" and not record.exists()
