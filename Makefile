@@ -36,7 +36,8 @@ SHAREDIR ?= /usr/share
 # Not only to run: zstd, lz4 and lzop make what is unpacked, systemd-analyze is the other opinion about versions, dbus,
 # polkitd, dbusmock and pydbus are the bus and its other ends, shellcheck and lintian read what is installed.
 PACKAGES := python3 python3-venv python3-psutil python3-yaml util-linux mount e2fsprogs procps zstd lz4 lzop systemd \
-	xfsprogs btrfs-progs dbus polkitd python3-dbusmock python3-pydbus python3-jeepney python3-systemd shellcheck lintian
+	xfsprogs btrfs-progs dbus polkitd python3-dbusmock python3-pydbus python3-jeepney python3-systemd shellcheck lintian \
+	qemu-utils
 LAB_PACKAGES := qemu-system-x86 qemu-utils mmdebstrap gdisk ovmf
 # For a kernel with live update, which no kernel of Debian's has.
 KERNEL_PACKAGES := gcc make flex bison bc libelf-dev xz-utils zstd
@@ -65,7 +66,7 @@ matrix: $(VENV)/ready lab-packages
 	$(VENV)/bin/python -m tests.vm.doors --guests $(GUESTS)
 
 campaign: $(VENV)/ready lab-packages
-	$(VENV)/bin/python -m tests.vm.campaign
+	$(VENV)/bin/python -m tests.vm.campaign --guests $(GUESTS)
 
 KEXECS ?= 50
 

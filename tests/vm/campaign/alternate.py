@@ -52,7 +52,13 @@ class Row:
         return f"{self.guest:<20} {self.number:3} {what:<28} {how} ({self.took:.0f} s)"
 
     def as_json(self) -> dict[str, object]:
-        return {"guest": self.guest, "number": self.number, "good": self.good, "problems": list(self.problems)}
+        return {
+            "guest": self.guest,
+            "number": self.number,
+            "good": self.good,
+            "problems": list(self.problems),
+            "took": round(self.took, 1),
+        }
 
 
 def run(name: str, kexecs: int = KEXECS) -> Iterator[Row]:

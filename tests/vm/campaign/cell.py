@@ -47,7 +47,8 @@ WHY_FIRMWARE = r"no kexec.*(?:denied|deny|failed)"
 class Cell:
     """seconds: from the jump until the machine was reset; None if it was not."""
 
-    case: Case
+    case: str
+    back: Back
     guest: str
     problems: tuple[str, ...]
     seconds: float | None = None
@@ -63,14 +64,14 @@ class Cell:
     def line(self) -> str:
         """One line for a person."""
         back = "never back" if self.seconds is None else f"back after {self.seconds:.1f} s"
-        what = f"{back} by {self.case.back}: {self.reason}" if self.good else f"FAILED: {'; '.join(self.problems)}"
-        return f"{self.guest:<20} {self.case.name:<28} {what} ({self.took:.0f} s)"
+        what = f"{back} by {self.back}: {self.reason}" if self.good else f"FAILED: {'; '.join(self.problems)}"
+        return f"{self.guest:<20} {self.case:<28} {what} ({self.took:.0f} s)"
 
     def as_json(self) -> dict[str, object]:
         return {
-            "case": self.case.name,
+            "case": self.case,
             "guest": self.guest,
-            "back": str(self.case.back),
+            "back": str(self.back),
             "good": self.good,
             "problems": list(self.problems),
             "seconds": self.seconds,
@@ -107,7 +108,7 @@ def run(case: Case, name: str, *, whole: bool = True) -> Cell:
             notes.problems.append(f"{type(error).__name__}: {error}")
     took = time.monotonic() - begin
     return Cell(
-        case, name, tuple(notes.problems), notes.seconds, notes.symptom, notes.reason, took,
+        case.name, case.back, name, tuple(notes.problems), notes.seconds, notes.symptom, notes.reason, took,
         told=told if notes.problems else "",
     )  # fmt: skip
 

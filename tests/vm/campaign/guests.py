@@ -150,6 +150,11 @@ def start(recipe: Recipe, workdir: Path, *, last_words: bool = False) -> Guest:
     return guest
 
 
+def prepare(name: str) -> None:
+    """Make what `start` starts from, now: whoever is forked from here afterwards starts from this very project."""
+    _snapshot(GUESTS[name])
+
+
 @functools.cache
 def _snapshot(recipe: Recipe) -> Snapshot:
     """Once a run: all cells of one are about the same project, whatever is changed meanwhile."""

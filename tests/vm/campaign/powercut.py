@@ -109,32 +109,38 @@ class Cut:
         return f"{self.guest:<20} power cut: {self.moment:<40} {how} ({self.took:.0f} s)"
 
     def as_json(self) -> dict[str, object]:
-        return {"guest": self.guest, "moment": self.moment, "good": self.good, "problems": list(self.problems)}
-
-
-def run(name: str, text: str = "") -> Iterator[Cut]:
-    """Each moment, with `text` in its name, in a machine of its own."""
-    lives: dict[str, Callable[[Guest], Check]] = {
-        f"after {rounds} rounds of writes": functools.partial(_writing, rounds, count * STEP)
-        for count, rounds in enumerate(AFTER)
-    }
-    lives |= {moment.name: functools.partial(_restarting, moment) for moment in MOMENTS}
-    for moment, live in lives.items():
-        if text in moment:
-            yield _cut(name, moment, live)
+        return {
+            "guest": self.guest,
+            "moment": self.moment,
+            "good": self.good,
+            "problems": list(self.problems),
+            "took": round(self.took, 1),
+        }
 
 
 Check = Callable[[dict[str, Any]], Iterator[str]]
 """What is not right about the records that READER has found."""
 
+Life = Callable[[Guest], Check]
+"""What a machine does until its power is cut; returns what has to be true of the records then."""
 
-def _cut(name: str, moment: str, live: Callable[[Guest], Check]) -> Cut:
-    """live: what the machine does until its power is cut; returns what has to be true of the records then."""
+
+def lives() -> dict[str, Life]:
+    """By the name of the moment at which each ends."""
+    found: dict[str, Life] = {
+        f"after {rounds} rounds of writes": functools.partial(_writing, rounds, count * STEP)
+        for count, rounds in enumerate(AFTER)
+    }
+    return found | {moment.name: functools.partial(_restarting, moment) for moment in MOMENTS}
+
+
+def run(moment: str, name: str) -> Cut:
+    """A loss of power at this moment, of a machine of its own. name: of the guest."""
     begin, problems = time.monotonic(), list[str]()
     with tempfile.TemporaryDirectory(prefix="lab-campaign-") as workdir:
         try:
             with guests.start(guests.GUESTS[name], Path(workdir)) as guest:
-                check = live(guest)
+                check = lives()[moment](guest)
                 guest.stop()  # SIGKILL to QEMU
             with Guest.start_again(guest.hardware, guest.image, workdir=guest.workdir) as again:
                 again.wait_ready(BOOTING)

@@ -26,6 +26,6 @@ def test_the_machine_comes_back_by_itself_and_remembers_why(case: Case, guest: s
 
 def test_what_was_written_before_a_loss_of_power_is_there_after_it() -> None:
     guest = tuple(GUESTS)[-1]
-    (cut,) = powercut.run(guest, f"after {AFTER[-1]} ")
+    cut = powercut.run(f"after {AFTER[-1]} rounds of writes", guest)
     print(cut.line())
     assert cut.good, "\n".join(cut.problems)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 
 from tests.vm.doors import report
 from tests.vm.doors.cell import Cell, run
 from tests.vm.doors.guests import GUESTS
 from tests.vm.doors.subset import Pair, all_cells, subset
 from tests.vm.lab.cache import REPO
+from tests.vm.lab.crew import each
 from tests.vm.lab.image import project_key
 
 CONSOLES = REPO / ".cache" / "matrix"
@@ -42,16 +42,15 @@ def main() -> int:
         print("\n".join(f"{guest.name:<20} {door.name}" for door, guest in wanted))
         return 0
     project = project_key()
-    cells = {} if options.again else {(cell.door.name, cell.guest): cell for cell in report.kept(project)}
-    todo = [pair for pair in wanted if _name(pair) not in cells]
+    cells = {(cell.door.name, cell.guest): cell for cell in report.kept(project)}
+    todo = [pair for pair in wanted if options.again or _name(pair) not in cells]
     if done := len(wanted) - len(todo):
         print(f"{done} of {len(wanted)} cells were good with this very project already")
     begin = time.monotonic()
-    with ProcessPoolExecutor(options.guests) as pool:
-        for pair, cell in zip(todo, pool.map(run_one, map(all_cells().index, todo)), strict=True):
-            _show(cell, verbose=options.verbose)
-            cells[_name(pair)] = cell
-            report.keep(project, tuple(cells.values()))
+    for number, cell in each(run_one, map(all_cells().index, todo), options.guests):
+        _show(cell, verbose=options.verbose)
+        cells[_name(all_cells()[number])] = cell
+        report.keep(project, tuple(cells.values()))
     good = sum(cells[_name(pair)].good for pair in wanted)
     print(f"\n{good} of {len(wanted)} cells are as they should be, in {(time.monotonic() - begin) / 60:.0f} minutes")
     if all(_name(pair) in cells and cells[_name(pair)].good for pair in all_cells()):

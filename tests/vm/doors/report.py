@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from tests.vm.doors.cell import Cell
 from tests.vm.doors.guests import GUESTS
 from tests.vm.doors.subset import all_cells
 from tests.vm.doors.table import DOORS, TABLE, Door, End
+from tests.vm.lab import notes
 from tests.vm.lab.cache import REPO
 from tests.vm.lab.loaders import Firmware
 from tests.vm.lab.page import put, row
@@ -35,27 +35,19 @@ WORDS = {
 def keep(project: str, cells: Sequence[Cell], result: Path = RESULT) -> None:
     """Write the JSON. project: the key of what was installed in the guests."""
     found = {
-        "project": project,
         "good": sum(cell.good for cell in cells),
         "minutes": round(sum(cell.took for cell in cells) / 60, 1),
         "cells": [cell.as_json() for cell in cells],
     }
-    scratch = result.with_suffix(".new")
-    scratch.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    scratch.replace(result)
+    notes.keep(project, found, result)
 
 
 def kept(project: str, result: Path = RESULT) -> tuple[Cell, ...]:
     """The good cells of a run with this very project that was cut off, or had others that were not."""
-    if not result.exists():
-        return ()
-    found = json.loads(result.read_text(encoding="utf-8"))
-    if found.get("project") != project:
-        return ()
     doors = {door.name: door for door in TABLE}
     return tuple(
         Cell(doors[cell["door"]], cell["guest"], (), cell["seconds"], cell["took"], tuple(cell["said"]))
-        for cell in found["cells"]
+        for cell in notes.kept(project, result).get("cells", ())
         if cell["good"] and cell["door"] in doors
     )
 

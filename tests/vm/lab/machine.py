@@ -4,8 +4,12 @@
 from __future__ import annotations
 
 import functools
+import os
+import shutil
 import socket
 import subprocess
+import threading
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -23,6 +27,15 @@ AGENT_PORT = "org.qemu.guest_agent.0"
 # Debian's ovmf, the build without Secure Boot: it needs no system management mode, which costs when emulated.
 OVMF_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 OVMF_VARIABLES = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
+
+UNTIL_WE_END = ("setpriv", "--pdeathsig", "KILL", "--", "sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"')
+
+
+def until_we_end(arguments: Sequence[str]) -> tuple[str, ...]:
+    """A command line that runs this one no longer than the thread that starts it lives, however that ends: prctl(2),
+    PR_SET_PDEATHSIG; util-linux's setpriv(1). Once that is asked for, sh looks whether it has ended before.
+    """
+    return (*UNTIL_WE_END, str(os.getpid()), *arguments)
 
 
 @functools.cache
@@ -102,7 +115,13 @@ class Machine:
         loadvm: str | None = None,
         earlier_console: tuple[str, ...] = (),
     ) -> None:
-        """Start QEMU on the `hardware.files` in `workdir`; the logs are written beside them."""
+        """Start QEMU on the `hardware.files` in `workdir`; the logs are written beside them.
+
+        In the main thread only: a thread that ends takes QEMU with it.
+        """
+        assert threading.current_thread() is threading.main_thread(), "QEMU would end with this thread"
+        if not shutil.which(QEMU):
+            raise LabError(f"{QEMU} is not installed")
         self.root, self.data = workdir / ROOT, workdir / DATA
         with ExitStack() as undo:
             pairs = [socket.socketpair() for _ in range(3)]
@@ -114,17 +133,14 @@ class Machine:
                     theirs.callback(end.close)
                     fds.append(end.fileno())
                 arguments = qemu_arguments(hardware, self.root, self.data, (fds[0], fds[1], fds[2]), loadvm)
-                try:
-                    self._process = subprocess.Popen(
-                        arguments,
-                        stdin=subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=log,
-                        pass_fds=fds,
-                        start_new_session=True,
-                    )
-                except FileNotFoundError as error:
-                    raise LabError(f"{QEMU} is not installed") from error
+                self._process = subprocess.Popen(
+                    until_we_end(arguments),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=fds,
+                    start_new_session=True,
+                )
             undo.callback(self._end_process)
             self._log = workdir / "qemu.log"
             self.console = Console(pairs[0][0], workdir / "console.log", earlier_console)
