@@ -55,7 +55,7 @@ GUESTS ?= 2
 
 test: $(VENV)/ready lab-packages kernel-packages
 	$(VENV)/bin/pytest tests --ignore=tests/vm
-	$(VENV)/bin/pytest tests/vm -vv -n $(GUESTS) --dist loadfile
+	$(VENV)/bin/pytest tests/vm -vv -n $(GUESTS) --dist loadfile --durations=30
 
 RUNS ?= 3
 

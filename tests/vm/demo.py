@@ -23,6 +23,7 @@ from tests.vm.lab.recipe import DEBIAN12_SYSTEMD
 from tests.vm.lab.snapshot import Snapshot
 
 KEXECCTL = "/usr/sbin/kexecctl"
+DAEMON_IS_THERE = f"until [ -S /run/kexecd/request ]; do sleep 0.2; done; exec {KEXECCTL} status"
 
 
 def main() -> int:
@@ -62,6 +63,8 @@ def _idle(snapshot: Snapshot, directory: Path, *command: str) -> Restart:
         _title(f"The same guest, idle: {' '.join(command).removeprefix('/usr/sbin/')}")
         if command[0] == KEXECCTL:
             guest.run(KEXECCTL, "load", timeout=60)
+            # It has the daemon started, which on a machine that nobody has just loaded is there already.
+            guest.run("/bin/sh", "-c", DAEMON_IS_THERE, timeout=60)
         old, mark = guest.boot_id(), guest.mark()
         guest.spawn(*command)
         seen = judge(guest, mark, None, old)
