@@ -50,9 +50,14 @@ def finish(init: Init, act: Act, *, alone: bool, tell: Tell, fallen: Callable[[]
     rungs = [(act, not ours_first), (act, ours_first), (Act.FIRMWARE, True), (Act.FIRMWARE, False)]
     jumping = act is Act.KEXEC
     for rung, with_init in dict.fromkeys(rungs):
-        if jumping and rung is Act.FIRMWARE:
+        empty = rung is Act.KEXEC and _nothing_is_loaded()
+        if empty and jumping:
+            tell("there is no image in memory, so no kexec")
+        if jumping and (empty or rung is Act.FIRMWARE):
             jumping = False
             fallen()
+        if empty:
+            continue  # PID 1 would restart through the firmware by itself, but its way there takes longer
         if with_init:
             _through(init, rung, tell)
         else:
@@ -61,6 +66,11 @@ def finish(init: Init, act: Act, *, alone: bool, tell: Tell, fallen: Callable[[]
     sysrq.reset()
     time.sleep(RESET)
     raise NotRestarted("this machine could not be restarted", "neither PID 1 nor the kernel did it", instead="nothing")
+
+
+def _nothing_is_loaded() -> bool:
+    """Without sysfs nobody can tell."""
+    return os.path.isdir("/sys/kernel") and not sysfs.kexec_loaded()
 
 
 def _through(init: Init, act: Act, tell: Tell) -> None:
@@ -78,9 +88,6 @@ def _through(init: Init, act: Act, tell: Tell) -> None:
 
 def _by_ourselves(act: Act, tell: Tell) -> None:
     forbid_in_tests("restart the machine")
-    if act is Act.KEXEC and os.path.isdir("/sys/kernel") and not sysfs.kexec_loaded():
-        tell("there is no image in memory, so no kexec")
-        return
     tell(f"calling reboot(2): {act}")
     try:
         syscalls.reboot(_COMMANDS[act])

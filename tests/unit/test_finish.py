@@ -98,6 +98,13 @@ def test_alone_nobody_is_asked_as_long_as_there_is_another_way(log: list[str]) -
     assert finished(log, Act.FIRMWARE, alone=True) == ["ourselves: firmware", "PID 1: firmware", "the kernel's reset"]
 
 
-def test_without_an_image_there_is_no_jump_to_try(log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("word", ["", "/usr/lib/systemd/system-shutdown has ups"])
+def test_without_an_image_nobody_tries_to_jump_and_somebody_is_told_first(
+    log: list[str], monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
     monkeypatch.setattr(sysfs, "kexec_loaded", lambda: False)
-    assert finished(log, Act.KEXEC)[:2] == ["PID 1: kexec", "PID 1: firmware"]
+    with pytest.raises(NotRestarted):
+        finish.finish(
+            Listening(word, log), Act.KEXEC, alone=False, tell=lambda text: None, fallen=lambda: log.append("fallen")
+        )
+    assert log == ["fallen", "PID 1: firmware", "ourselves: firmware", "the kernel's reset"]
