@@ -42,7 +42,7 @@ LAB_PACKAGES := qemu-system-x86 qemu-utils mmdebstrap gdisk ovmf
 # For a kernel with live update, which no kernel of Debian's has.
 KERNEL_PACKAGES := gcc make flex bison bc libelf-dev xz-utils zstd
 
-.PHONY: demo demo-live test soak check bench matrix campaign install enable uninstall deb packages lab-packages kernel-packages clean
+.PHONY: demo demo-live test soak check bench bench-live matrix campaign install enable uninstall deb packages lab-packages kernel-packages clean
 
 demo: $(VENV)/ready lab-packages
 	$(VENV)/bin/python -m tests.vm.demo
@@ -61,6 +61,9 @@ RUNS ?= 3
 
 bench: $(VENV)/ready lab-packages
 	$(VENV)/bin/python -m tests.vm.bench $(ROWS) --runs $(RUNS)
+
+bench-live: $(VENV)/ready lab-packages kernel-packages
+	$(VENV)/bin/python -m tests.vm.liveupdate.bench --runs $(RUNS)
 
 matrix: $(VENV)/ready lab-packages
 	$(VENV)/bin/python -m tests.vm.doors --guests $(GUESTS)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What takes time, for a child of the holder: trying a memfd out, handing everything to the kernel, writing it down.
+"""What takes time, beside the holder's loop: trying a memfd out, handing everything to the kernel, writing it down.
 
-A child may be killed when it takes too long. What it preserves belongs to the session, whose descriptor the holder has
-as well, and so it does not end with the child; what it has begun to write counts only when it is whole.
+A child of the holder does it, which may be killed when it takes too long: what it has begun to write counts only when
+it is whole. Handing everything to the kernel is on the way to the jump, and for a thread: kexecd.liveupdate.beside.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ INDEX_LIMIT = 16 << 20  # bytes
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a child tells: why is empty if it is done; note: what did not go well and does not matter.
+    """What is told of it: why is empty if it is done; note: what did not go well and does not matter.
 
-    sha256: of a content that cannot change any more, else empty.
+    sha256: of a content that cannot change any more, else empty. tried: how many bytes of a memfd the kernel has taken
+    for an instant, -1 where it was not asked.
     """
 
     why: str = ""
@@ -41,20 +42,22 @@ class Report:
     note: str = ""
     sha256: str = ""
     seconds: float = 0.0
+    tried: int = -1
 
     def send(self, writer: int) -> int:
-        os.write(writer, json.dumps([self.why, self.errno, self.note, self.sha256, self.seconds]).encode())
+        told = [self.why, self.errno, self.note, self.sha256, self.seconds, self.tried]
+        os.write(writer, json.dumps(told).encode())
         return 0
 
 
 def read_report(output: bytes) -> Report:
     """Raises ValueError for one that was cut short."""
-    why, number, note, sha256, seconds = json.loads(output)
-    return Report(str(why), int(number), str(note), str(sha256), float(seconds))
+    why, number, note, sha256, seconds, tried = json.loads(output)
+    return Report(str(why), int(number), str(note), str(sha256), float(seconds), int(tried))
 
 
 def reporting(work: Callable[[], Report]) -> Callable[[int], int]:
-    """`work` as a child's: what it raises is the reason."""
+    """`work` as a child's or a thread's: what it raises is the reason."""
 
     def run(writer: int) -> int:
         begun = time.monotonic()
@@ -71,29 +74,44 @@ def reporting(work: Callable[[], Report]) -> Callable[[int], int]:
 
 def try_out(fd: int) -> Report:
     """What can be told of a memfd that is handed over. Raises a Refusal if it cannot be carried."""
-    note = _preserved_for_an_instant(fd) if luo.available() else ""
-    return Report(note=note, sha256=memory.sha256(fd) if memory.shape(fd).final else "")
+    note, tried = _preserved_for_an_instant(fd) if luo.available() else ("", -1)
+    return Report(note=note, sha256=memory.sha256(fd) if memory.shape(fd).final else "", tried=tried)
 
 
-def _preserved_for_an_instant(fd: int) -> str:
-    """The kernel is the judge of what it can carry. Returns a note; raises a Refusal.
+def _preserved_for_an_instant(fd: int) -> tuple[str, int]:
+    """The kernel is the judge of what it can carry. Returns a note, and the size that it has taken; raises a Refusal.
 
-    Its holes are filled by that, and stay so. A device that somebody else holds is no reason to refuse it.
+    Its holes are filled by that, and stay so, and what lies in the scratch areas moves out of them: neither has to be
+    done on the way to the jump. A device that somebody else holds is no reason to refuse it.
     """
     try:
         session = luo.create(f"{TRIAL}-{os.getpid()}")
     except Refusal as refusal:
-        return f"it could not be tried out: {refusal.why}"
+        return f"it could not be tried out: {refusal.why}", -1
     try:
         luo.preserve(session, fd, 1)
+        return "", os.fstat(fd).st_size
     finally:
         os.close(session)  # and it can grow again
-    return ""
 
 
-def to_memory(index: Index, fds: Sequence[int], session: int, store: FileStore) -> Report:
-    """Hand everything to the kernel, in a session that the holder has. Raises a Refusal."""
+def try_together(fds: Sequence[int], *, patience: float = luo.PATIENCE) -> Report:
+    """Have the kernel take them for an instant; for none of them, see whether it would begin. Raises a Refusal."""
+    session = luo.create(f"{TRIAL}-{os.getpid()}", patience=patience)
+    try:
+        for token, fd in enumerate(fds):
+            luo.preserve(session, fd, token)
+    finally:
+        os.close(session)
+    return Report()
+
+
+def to_memory(
+    index: Index, fds: Sequence[int], session: int, store: FileStore, go_on: Callable[[], bool] = lambda: True
+) -> Report:
+    """Hand everything to the kernel. Raises a Refusal, and OSError once go_on() says no: ECANCELED."""
     for token, fd in enumerate(fds, INDEX_TOKEN + 1):
+        _check(go_on)
         luo.preserve(session, fd, token)
     # Only now, since only now they cannot grow any more.
     entries = (replace(entry, shape=memory.shape(fd)) for entry, fd in zip(index.entries, fds, strict=True))
@@ -105,12 +123,18 @@ def to_memory(index: Index, fds: Sequence[int], session: int, store: FileStore) 
         luo.preserve(session, listing, INDEX_TOKEN)
     finally:
         os.close(listing)
+    _check(go_on)
     try:
         store.note(index)
     except OSError as error:
         lacking = (error.strerror or str(error)).lower()
         return Report(note=f"the next boot could not tell what was lost, if it were: {lacking}")
     return Report()
+
+
+def _check(go_on: Callable[[], bool]) -> None:
+    if not go_on():
+        raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
 
 
 def to_files(index: Index, fds: Sequence[int], store: FileStore) -> Report:

@@ -25,6 +25,7 @@ from kexecd.errors import NotPermitted
 from kexecd.kernel import descriptors, files, sysfs
 from kexecd.liveupdate import freezing, keeper, place
 from kexecd.liveupdate.filestore import LIVE, FileStore
+from kexecd.liveupdate.index import Carrier
 from kexecd.liveupdate.server import Server
 from kexecd.liveupdate.store import MOST, Limits, Store
 from kexecd.loop import Loop
@@ -73,7 +74,7 @@ def restore(store: Store, disk: FileStore) -> None:
     if found is None:
         return
     pairs = [(entry, fd) for entry, fd in zip(found.index.entries, found.fds, strict=False) if fd is not None]
-    store.came_over(pairs, found.lost, found.index.frozen_at)
+    store.came_over(pairs, found.lost, found.index.frozen_at, tried=found.index.carrier is Carrier.MEMORY)
     store.carrier, store.why = found.index.carrier, "it brought over what is held"
     for entry, why in found.lost:
         _tell(f"{entry.name} of user {entry.uid} did not come over: {why}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 
 from kexecd.liveupdate.memory import Shape
@@ -46,6 +46,11 @@ class Entry:
     shape: Shape
     sha256: str = ""
 
+    def as_json(self) -> dict[str, object]:
+        shape = self.shape
+        fields = {"bytes": shape.bytes, "seals": shape.seals, "position": shape.position, "mode": shape.mode}
+        return {"uid": self.uid, "name": self.name, "shape": fields, "sha256": self.sha256}
+
 
 @dataclass(frozen=True, slots=True)
 class Index:
@@ -63,7 +68,15 @@ class Index:
         return sum(entry.shape.bytes for entry in self.entries)
 
     def text(self) -> bytes:
-        return json.dumps({"schema": SCHEMA, **asdict(self)}, sort_keys=True).encode() + b"\n"
+        told = {
+            "schema": SCHEMA,
+            "id": self.id,
+            "boot_id": self.boot_id,
+            "carrier": self.carrier,
+            "frozen_at": self.frozen_at,
+            "entries": [entry.as_json() for entry in self.entries],
+        }
+        return json.dumps(told, sort_keys=True).encode() + b"\n"
 
 
 def parse(data: bytes) -> Index:

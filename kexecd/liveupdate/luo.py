@@ -61,6 +61,7 @@ _PRESERVE = {
     errno.ENOMEM: "there is no memory to keep it in place",
     errno.EFBIG: "it is too large for the kernel to carry",
     errno.EOPNOTSUPP: "it has seals that the kernel cannot carry",
+    errno.ENOSPC: "the session is full",
     errno.EINVAL: "the session is one that has been retrieved, which takes nothing new",
 }
 _TAKE = {

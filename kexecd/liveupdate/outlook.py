@@ -80,7 +80,10 @@ def decision(
     seen = outlook(kernel, cmdline) if act is Act.KEXEC else Outlook(Fate.LOST, "")
     refuse_panic(seen, kernel)
     size, measured = int(told["bytes"]), float(told["rate"])
-    return carrier(act, seen, wanted=wanted, method=method, size=size, rate=measured or rate())
+    found = carrier(act, seen, wanted=wanted, method=method, size=size, rate=measured)
+    if found.carrier is Carrier.MEMORY or measured:
+        return found  # the disk need not be measured, which takes as long as eight megabytes do
+    return carrier(act, seen, wanted=wanted, method=method, size=size, rate=rate())
 
 
 @contextlib.contextmanager

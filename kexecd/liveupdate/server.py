@@ -13,12 +13,14 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from threading import Event
 
 from kexecd.errors import Busy, Refusal
 from kexecd.kernel import sysfs
-from kexecd.liveupdate import freezing, luo, memory, protocol
+from kexecd.liveupdate import beside, freezing, luo, memory, protocol
+from kexecd.liveupdate.carrier import PRESERVING
 from kexecd.liveupdate.filestore import FileStore
 from kexecd.liveupdate.freezing import Report
 from kexecd.liveupdate.index import Carrier, Index
@@ -35,6 +37,11 @@ IDLE = 60.0  # seconds that a connection may be silent
 INSTANT = 0.3  # seconds for another opener of the device; the one wait here, as the session has to be our own
 TRYING = 30.0  # seconds for one memfd
 FREEZING = 120.0  # seconds for all of them, onto a slow disk
+HANDING = 30.0  # seconds for all of them, to the kernel; then they are written instead
+
+EVERYWHERE = 127
+"""Memfds that a session of any kernel takes, beside the index: of 128 files with Linux 6.19, and with 7.3 of as many as
+there is memory for (kernel/liveupdate/luo_file.c)."""
 
 
 @dataclass(slots=True)
@@ -61,6 +68,7 @@ class Server:
         self._callers: dict[int, _Caller] = {}
         self._rate = 0.0  # bytes a second to the disk, as far as it was measured
         self._recorded: object = None
+        self._given_up = Event()  # of what is being handed to the kernel
         if is_there(self._path):
             raise Busy("cannot hold what applications hand over", f"another holder listens at {self._path} already")
         with contextlib.suppress(FileNotFoundError):
@@ -228,7 +236,7 @@ class Server:
 
     def _keep(self, caller: _Caller, uid: int, name: str, fd: int, report: Report) -> None:
         held = self._store.keep(uid, name, fd)
-        held.sha256 = report.sha256
+        held.sha256, held.tried = report.sha256, report.tried
         self._record()
         self._send(caller, protocol.done(held=held.as_json(), note=report.note))
 
@@ -242,18 +250,12 @@ class Server:
         if not entries:
             self._prepared(caller, carrier, question.why, Report())
             return
-        fds = [held.fd for held in store.everything()]
+        if carrier is Carrier.MEMORY:
+            self._prepare_memory(caller, question.why)
+            return
         disk = self._disk
 
         def look() -> Report:
-            if carrier is Carrier.MEMORY:
-                session = luo.create(f"{freezing.TRIAL}-{os.getpid()}")
-                try:
-                    for token, fd in enumerate(fds):
-                        luo.preserve(session, fd, token)
-                finally:
-                    os.close(session)
-                return Report()
             disk.check_room(size)
             return Report(note=str(disk.rate()))
 
@@ -264,6 +266,26 @@ class Server:
             self._prepared(caller, carrier, question.why, report)
 
         self._in_child(caller, look, looked, FREEZING)
+
+    def _prepare_memory(self, caller: _Caller, why: str) -> None:
+        """The kernel has been asked about each when it was put: only what has grown since is tried out once more."""
+        everything = self._store.everything()
+        grown = [(held, held.bytes) for held in everything if held.bytes > held.tried or len(everything) > EVERYWHERE]
+        estimate = Report(seconds=self._store.bytes / PRESERVING)
+        if not grown and _is_free():
+            self._prepared(caller, Carrier.MEMORY, why, estimate)
+            return
+        fds = [held.fd for held, _ in grown]
+
+        def looked(report: Report) -> None:
+            if report.why:
+                self._send(caller, protocol.refused(report.why, report.errno))
+                return
+            for held, size in grown:
+                held.tried = size
+            self._prepared(caller, Carrier.MEMORY, why, estimate)
+
+        self._in_child(caller, lambda: freezing.try_together(fds), looked, FREEZING)
 
     def _prepared(self, caller: _Caller, carrier: Carrier, why: str, report: Report) -> None:
         store = self._store
@@ -301,16 +323,37 @@ class Server:
         elif carrier is Carrier.FILE:
             self._freeze_to_files(caller, index, why)
         else:
-            fds, disk = [held.fd for held in store.everything()], self._disk
+            self._hand_over(caller, index, session)
 
-            def handed(report: Report) -> None:
-                if report.why:
-                    store.thaw()
-                    self._freeze_to_files(caller, index, report.why)
-                else:
-                    self._frozen(caller, report)
+    def _hand_over(self, caller: _Caller, index: Index, session: int) -> None:
+        store, disk = self._store, self._disk
+        fds, given_up = [held.fd for held in store.everything()], Event()
+        self._given_up = given_up
 
-            self._in_child(caller, lambda: freezing.to_memory(index, fds, session, disk), handed, FREEZING)
+        def handed(report: Report) -> None:
+            if given_up.is_set():
+                self._send(caller, protocol.refused("it was cancelled meanwhile", errno.ECANCELED))
+            elif report.why:
+                given_up.set()
+                store.thaw()
+                self._freeze_to_files(caller, index, report.why)
+            else:
+                self._frozen(caller, report)
+
+        def hand() -> Report:
+            try:
+                return freezing.to_memory(index, fds, own, disk, lambda: not given_up.is_set())
+            finally:
+                os.close(own)
+
+        own = -1
+        try:
+            own = os.dup(session)  # the session is closed when this is given up, and its number may be another file's
+            self._in_thread(caller, hand, handed, HANDING)
+        except OSError as error:
+            if own >= 0:
+                os.close(own)
+            handed(Report((error.strerror or str(error)).lower(), error.errno or errno.EAGAIN))
 
     def _freeze_to_files(self, caller: _Caller, index: Index, why: str) -> None:
         store, disk = self._store, self._disk
@@ -344,6 +387,7 @@ class Server:
 
     def _cancel(self, caller: _Caller) -> None:
         written = self._store.state is State.FROZEN
+        self._given_up.set()
         self._store.thaw()
         self._record()
         if not written:
@@ -361,6 +405,21 @@ class Server:
         self, caller: _Caller, work: Callable[[], Report], done: Callable[[Report], None], seconds: float
     ) -> None:
         """Do it beside everything else; the caller is not heard until then. Raises OSError."""
+        with self._unheard(caller, done, seconds) as ended:
+            self._loop.child(freezing.reporting(work), ended, seconds=seconds)
+
+    def _in_thread(
+        self, caller: _Caller, work: Callable[[], Report], done: Callable[[Report], None], seconds: float
+    ) -> None:
+        """The same, by a thread of ours. Raises OSError."""
+        with self._unheard(caller, done, seconds) as ended:
+            beside.thread(self._loop, freezing.reporting(work), ended, seconds=seconds)
+
+    @contextlib.contextmanager
+    def _unheard(
+        self, caller: _Caller, done: Callable[[Report], None], seconds: float
+    ) -> Iterator[Callable[[Ended], None]]:
+        """What is to be called when it has ended; if that cannot be begun, the caller is heard again."""
 
         def ended(end: Ended) -> None:
             if caller.busy:
@@ -373,7 +432,7 @@ class Server:
         caller.busy = True
         caller.idle.cancel()
         try:
-            self._loop.child(freezing.reporting(work), ended, seconds=seconds)
+            yield ended
         except OSError:
             caller.busy = False
             self._loop.watch(caller.fd, lambda: self._hear(caller))
@@ -397,6 +456,15 @@ class Server:
         self._recorded = told
         with contextlib.suppress(OSError):
             write_record(self._run_dir, {"held": held, **asdict(now)} if held or store.lost else None)
+
+
+def _is_free() -> bool:
+    """Whether live update would begin now; if somebody has the device, a child waits for him, and we do not."""
+    try:
+        freezing.try_together((), patience=0)
+    except Refusal:
+        return False
+    return True
 
 
 def _report(end: Ended, seconds: float) -> Report:

@@ -39,7 +39,7 @@ class Limits:
 
 @dataclass(slots=True)
 class Held:
-    """One memfd; `fd` is ours."""
+    """One memfd; `fd` is ours. tried: how many bytes of it the running kernel has taken already, -1 for none."""
 
     uid: int
     name: str
@@ -48,6 +48,7 @@ class Held:
     sha256: str = ""  # of what can no longer change
     updated: bool = False
     frozen_at: float = 0.0
+    tried: int = -1
 
     @property
     def bytes(self) -> int:
@@ -190,10 +191,13 @@ class Store:
         for held in self._held.values():
             held.updated = False
 
-    def came_over(self, restored: Iterable[tuple[Entry, int]], lost: Iterable[tuple[Entry, str]], at: float) -> None:
-        """At the start: what the kernel before has left, and what of it did not arrive."""
+    def came_over(
+        self, restored: Iterable[tuple[Entry, int]], lost: Iterable[tuple[Entry, str]], at: float, *, tried: bool
+    ) -> None:
+        """At the start: what the kernel before has left, and what did not arrive. tried: memory has carried it."""
         for entry, fd in restored:
             held = self.keep(entry.uid, entry.name, fd, updated=True, frozen_at=at)
+            held.tried = entry.shape.bytes if tried else -1
             held.sha256 = entry.sha256 if entry.shape.final else ""
             self.state = State.UPDATED
         for entry, why in lost:

@@ -61,7 +61,9 @@ def test_a_good_kexec_is_confirmed_when_its_health_checks_are_good(machine: Gues
     assert machine.boot_id() == boot, "a boot that was confirmed is left alone"
 
 
+@pytest.mark.parametrize("machine", [DEBIAN12_SYSTEMD], indirect=True, ids=lambda recipe: str(recipe.name))
 def test_a_boot_whose_health_check_fails_goes_back_through_the_firmware_within_its_limit(machine: Guest) -> None:
+    """With OpenRC it is a case of tests/vm/campaign, also of those that `make test` runs."""
     machine.put(POLICY, b"confirm:\n  limit: 80\n  commands: ['/bin/sh -c \"echo the database is down; exit 1\"']\n")
     seen = kexec(machine)
     mark, bad = machine.mark(), machine.boot_id()

@@ -32,6 +32,7 @@ What is here, in the order in which it is used:
     guest       what tests talk to; every failure carries the last 60 console lines
     delivery    the project, put into a guest whose image was made without it
     evidence    what a restart leaves in console and events (pure); oracle: waits for a restart and judges it
+    crew        many guests at a time, in a process each; notes: what a long run has seen, for the next to go on from
     errors      how all of it fails
 
 Needs root, and from Debian: qemu-system-x86, qemu-utils, mmdebstrap, e2fsprogs; gdisk and ovmf for guests with a

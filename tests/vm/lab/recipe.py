@@ -22,6 +22,8 @@ from tests.vm.lab.storage import BLACKLIST, LAYERED, Storage
 # for one).
 RECIPE_VERSION = 1
 
+APT_SETTINGS = "/etc/apt/apt.conf.d/lab"
+
 
 class Init(enum.StrEnum):
     """Who is PID 1 in the guest, and who runs its runlevels."""
@@ -95,6 +97,8 @@ class Recipe:
     """What lies over the base: (path, content)."""
     boots: str | None = None
     """The beginning of the version that the firmware boots, where it is another than the base was made for."""
+    apt: str | None = None
+    """Settings of apt's, there before it looks at the mirror."""
 
     @property
     def cmdline(self) -> str:
@@ -113,7 +117,9 @@ class Recipe:
             customize = sysvinit.gentoo_script() if self.init.is_upstream_openrc else sysvinit.debian_script()
             return {"essential": sysvinit.essential_script(self.root_device), "customize": customize}
         settings = (*(self.settings or ()), *(self.storage.settings if self.storage else ()))
+        setup = {"setup": "set -eu\n" + provision.write(APT_SETTINGS, self.apt)} if self.apt else {}
         return {
+            **setup,
             "essential": provision.essential_script(self.root_device, {**self.loader.settings, **dict(settings)}),
             "customize": provision.customize_script(self.masked_units, self.later_kernels)
             + (self.storage.customize if self.storage else ""),
@@ -232,6 +238,16 @@ DEBIAN13_SYSTEMD = dataclasses.replace(
     firmware_kernel="6.12.",
 )
 
+# The systemd that hands its units' descriptors to live update itself (261 and later). Debian's testing is signed for a
+# week at a time, and a mirror that stands still, or a clock that runs ahead, is older than that.
+DEBIAN14_SYSTEMD = dataclasses.replace(
+    DEBIAN13_SYSTEMD,
+    name="debian14-systemd",
+    suite="forky",
+    firmware_kernel="7.",
+    apt='Acquire::Check-Valid-Until "false";\n',
+)
+
 # No systemd, no udev and no D-Bus: what a small server has that is kept so.
 _SMALL = (
     "sysvinit-core", "initscripts", "cron", "passwd",
@@ -269,7 +285,7 @@ GENTOO_OPENRC_INIT = dataclasses.replace(
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        DEBIAN12_SYSTEMD, DEBIAN13_SYSTEMD, DEBIAN12_SYSVINIT, DEBIAN12_OPENRC, GENTOO_SYSVINIT, GENTOO_OPENRC_INIT,
-        DEBIAN12_GRUB, DEBIAN12_SYSTEMD_BOOT, DEBIAN12_STORAGE,
+        DEBIAN12_SYSTEMD, DEBIAN13_SYSTEMD, DEBIAN14_SYSTEMD, DEBIAN12_SYSVINIT, DEBIAN12_OPENRC, GENTOO_SYSVINIT,
+        GENTOO_OPENRC_INIT, DEBIAN12_GRUB, DEBIAN12_SYSTEMD_BOOT, DEBIAN12_STORAGE,
     )
 }  # fmt: skip

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import median
 
 from tests.vm.lab.guest import Guest
 from tests.vm.lab.oracle import Restart
@@ -49,6 +50,26 @@ class Figure:
     carrier: str
     seconds: float
     restart: Restart
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Several of one kind, of which the middle one counts: an emulated machine has its moments."""
+
+    what: str
+    figures: tuple[Figure, ...]
+
+    @property
+    def seconds(self) -> float:
+        return median(one.seconds for one in self.figures)
+
+    @property
+    def carriers(self) -> set[str]:
+        return {one.carrier for one in self.figures}
+
+    def __str__(self) -> str:
+        each = ", ".join(f"{one.seconds:.2f}" for one in self.figures)
+        return f"{self.what} {self.seconds:.2f} s (median of {each})"
 
 
 def call(guest: Guest, *words: str) -> None:
