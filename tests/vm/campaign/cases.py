@@ -123,7 +123,7 @@ CASES = (
         lingers=True,
     ),
     Case(
-        "hang in userspace", Back.CONFIRM, "not reached|not up",
+        "hang in userspace", Back.CONFIRM, r"default\.target is|OpenRC is still starting",
         symptom=r"lab: hanging",
         words=("--append", "lab.fault=hang"),
     ),
