@@ -16,7 +16,7 @@ import pytest
 
 from kexecd.model import Cleanliness, Event, EventKind, Left, Verdict
 from kexecd.report.log import JOURNAL, Format, Log, as_fields, as_line, open_log
-from kexecd.report.messages import ROWS, Kind, message
+from kexecd.report.messages import A_WHILE, ROWS, Kind, message
 from tests.namespaces.isolated import isolated
 from tests.namespaces.stage import eventually
 
@@ -75,12 +75,13 @@ def test_each_kind_of_event_can_be_asked_for_by_its_id() -> None:
     journald, log = Journald(), open_log()
     dirty = Verdict(dirt=(Left("/data", "is still writable"),))
     for kind in EventKind:
-        log(Event(kind, 1.0, "phase", "", f"text of {kind}", verdict=dirty if kind is EventKind.VERDICT else None))
+        verdict = dirty if kind is EventKind.VERDICT else None
+        log(Event(kind, 1.0, "phase", "", f"text of {kind}", seconds=A_WHILE, verdict=verdict))
     for kind in set(EventKind) - {EventKind.PHASE, EventKind.QUIT}:
         entries = journald.entries(f"MESSAGE_ID={ROWS[Kind(kind)].id}")
         assert [entry["KEXECD_EVENT"] for entry in entries] == [kind], (kind, entries)
-    (verdict,) = journald.entries("KEXECD_EVENT=verdict")
-    assert (verdict["PRIORITY"], verdict["KEXECD_CLEANLINESS"]) == ("3", Cleanliness.DIRTY), verdict
+    (told,) = journald.entries("KEXECD_EVENT=verdict")
+    assert (told["PRIORITY"], told["KEXECD_CLEANLINESS"]) == ("3", Cleanliness.DIRTY), told
     journald.process.kill()
 
 

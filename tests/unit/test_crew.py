@@ -23,9 +23,11 @@ SECONDS = 30.0
 
 # What a campaign is: workers with a directory and a process each, of which they let go when they leave in good order.
 RUN = """\
-import os, subprocess, sys, tempfile, time
+import os, signal, subprocess, sys, tempfile, time
 from tests.vm.lab.crew import each
 from tests.vm.lab.machine import until_we_end
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as at a terminal, whatever the tests were started by
 
 def work(number):
     with tempfile.TemporaryDirectory(dir=sys.argv[1]):
