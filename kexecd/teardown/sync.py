@@ -63,7 +63,10 @@ def begin_ahead(unwritten: Callable[[], int] = sysfs.writeback) -> None:
     global _ahead  # noqa: PLW0603
     if unwritten() < EARLY:
         return
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:  # StartSync tries again, and a head start is no reason to refuse anything
+        return
     if pid == 0:
         try:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
