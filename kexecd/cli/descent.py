@@ -28,11 +28,17 @@ from kexecd.init import finish
 from kexecd.kernel import cgroup
 from kexecd.model import Act, Event, EventKind, Phase, State, Step, Verdict, Way
 from kexecd.record import RUN_DIR
-from kexecd.report.events import EVENTS_FILE, Sinks, as_text, open_quietly, parse
+from kexecd.report.events import EVENTS_FILE, Sinks, open_quietly
 from kexecd.report.log import open_log
 from kexecd.standby import Standby
 from kexecd.teardown.workers import keep_workers, left_behind
 from kexecd.wayback import watchdog
+
+NUL = b"\0"
+"""Before how it ends; no event has one in it."""
+
+END = NUL + b"\n"
+PART = 1 << 16  # bytes of one read
 
 
 class Attempt(IntEnum):
@@ -53,7 +59,7 @@ def go_down(draft: Draft, *, force: bool, as_json: bool) -> ExitCode:
         os.close(reader)
         keep_workers()
         try:
-            Descent(draft, force=force, watcher=writer).walk(Attempt.WHOLE)
+            Descent(draft, force=force, watcher=writer, as_json=as_json).walk(Attempt.WHOLE)
         finally:
             os._exit(ExitCode.FAILURE)
     os.close(writer)
@@ -62,16 +68,18 @@ def go_down(draft: Draft, *, force: bool, as_json: bool) -> ExitCode:
 
 
 class Descent:
-    """watcher: a pipe to whoever asked; it gets the events, and the Refusal if there is one."""
+    """watcher: a pipe to whoever asked; it gets the events, as JSON or as text, and behind a NUL how it ends: nothing,
+    or the Refusal. Text, because whoever shows it takes the processor from us, and has not to take JSON apart."""
 
-    def __init__(self, draft: Draft, *, force: bool, watcher: int) -> None:
+    def __init__(self, draft: Draft, *, force: bool, watcher: int, as_json: bool) -> None:
         self._draft, self._force, self._watcher = draft, force, watcher
         self._clock = RealClock()
         _detach()
         os.set_blocking(watcher, False)
         events = open_quietly(os.path.join(RUN_DIR, EVENTS_FILE), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         console, within = open_quietly("/dev/console", os.O_WRONLY), draft.plan.within
-        self._sinks = Sinks(text=console, lines=(*events, watcher), log=open_log(), within=within)
+        lines, plain = ((*events, watcher), ()) if as_json else (events, (watcher,))
+        self._sinks = Sinks(text=console, lines=lines, plain=plain, log=open_log(), within=within)
         self._door: Door | None = None
         self._told = ""  # what was done last, and what came of it
 
@@ -181,6 +189,8 @@ class Descent:
     def _tell(self, text: str) -> None:
         self._told = text
         self._emit(Event(EventKind.ACT, self._clock.now(), text=text))
+        with contextlib.suppress(OSError):  # nobody waits for it any more
+            os.write(self._watcher, END)
 
     def _note(self, text: str) -> None:
         self._emit(Event(EventKind.NOTE, self._clock.now(), text=text))
@@ -199,7 +209,7 @@ class Descent:
 def _report(watcher: int, refusal: Refusal) -> None:
     told = {"refused": refusal.as_json(), "errno": refusal.errno, "exit": refusal.exit_code}
     with contextlib.suppress(OSError):  # nobody waits for it any more
-        os.write(watcher, (json.dumps(told) + "\n").encode())
+        os.write(watcher, NUL + json.dumps(told).encode() + b"\n")
 
 
 def _detach() -> None:
@@ -217,20 +227,26 @@ def _detach() -> None:
 
 
 def _watch(reader: int, *, as_json: bool) -> ExitCode:
-    """Print what is told until nobody tells any more."""
-    with open(reader, encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                record = json.loads(line)
-            except ValueError:  # longer than what the pipe had room for; the one who writes does not wait
-                continue
-            if "refused" in record:
-                raise refusal_from(record)
-            event = parse(record)
-            if as_json:
-                print(line, end="", flush=True)
-            elif text := as_text(event):
-                print(text, flush=True)
-            if event.kind is EventKind.ACT:
-                return ExitCode.OK
+    """Print what is told until it is said how it ends. Raises the Refusal, if it was given up."""
+    rest = b""
+    while part := os.read(reader, PART):
+        *lines, rest = (rest + part).split(b"\n")
+        end = next((number for number, line in enumerate(lines) if NUL in line), len(lines))
+        told = [line for line in lines[:end] if not as_json or _is_whole(line)]
+        sys.stdout.write("".join(f"{line.decode(errors='replace')}\n" for line in told))
+        sys.stdout.flush()
+        if lines[end:]:
+            record = lines[end].rpartition(NUL)[2]
+            if record:
+                raise refusal_from(json.loads(record))
+            return ExitCode.OK
     raise NotRestarted("the restart was not finished", "the process that walked the plan has ended", instead="unknown")
+
+
+def _is_whole(line: bytes) -> bool:
+    """Not longer than what the pipe had room for: the one who writes does not wait."""
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True

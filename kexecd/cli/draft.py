@@ -138,12 +138,10 @@ def _hooks(
 
 
 def _image_parts(options: Namespace, way: Way, seen: Look | None, here: Survey, root: str, terms: Terms) -> Parts:
-    if root != "/":
-        before = pending = None
-    else:
-        before, pending = loaded_record(), handoff.expected()
+    pending = handoff.expected() if root == "/" else None
     if seen is None:
         return Parts(record=(WriteDown(way, before=pending, terms=terms),))
+    before = loaded_record() if root == "/" else None
     mounted = frozenset(mount.point for mount in here.mounts)
     record = WriteDown(way, chosen(seen).id, pending, terms)
     return Parts(load=(Load(seen, options, before, mounted),), record=(record,))

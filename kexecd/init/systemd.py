@@ -137,7 +137,8 @@ _DOES = {Act.KEXEC: "jumps", Act.FIRMWARE: "resets"}
 
 def needed_units(processes: Iterable[Process]) -> frozenset[str]:
     """The units of those who serve the root filesystem; `processes` are those who do not."""
-    asked, spare = {process.pid for process in processes}, Spare.ours()
-    others = (proc.read(pid) for pid in proc.pids() if pid not in asked)
+    spare = Spare.again().renewed()
+    passed_over = {process.pid for process in processes} | proc.kernel_threads()
+    others = (proc.read(pid) for pid in proc.pids() if pid not in passed_over)
     serving = (process for process in others if process and not process.kernel_thread and spare.serves(process))
     return frozenset(unit_of(proc.cgroup(process.pid)) for process in serving)

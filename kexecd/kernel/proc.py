@@ -17,6 +17,10 @@ from kexecd.model import Process
 
 PF_KTHREAD = 0x00200000  # include/linux/sched.h
 STAT_SIZE = 512  # bytes: what is read of /proc/PID/stat, more than the fields up to the start time ever take
+KTHREADD = 2  # the parent of all kernel threads; init/main.c, rest_init()
+
+_kernel_threads: frozenset[int] = frozenset()
+"""Of the last scan()."""
 
 
 def pids() -> list[int]:
@@ -24,14 +28,32 @@ def pids() -> list[int]:
 
     New ones come at the end of the listing: with somebody who forks without end it would have none, so it is cut there.
     """
-    most = 2 * _count_threads() + 512  # 512: more than /proc has of other entries
+    most = 2 * count_threads() + 512  # 512: more than /proc has of other entries
     with os.scandir("/proc") as entries:
         return [int(entry.name) for entry in itertools.islice(entries, most) if entry.name.isdecimal()]
 
 
 def scan() -> tuple[Process, ...]:
     """Every process that still is one; a zombie with no thread left is not."""
-    return tuple(process for pid in pids() if (process := read(pid)))
+    global _kernel_threads  # noqa: PLW0603
+    found = tuple(process for pid in pids() if (process := read(pid)))
+    _kernel_threads = frozenset(process.pid for process in found if process.kernel_thread)
+    return found
+
+
+def kernel_threads() -> frozenset[int]:
+    """The kernel threads of the last scan() that are still there, without a look at each: of a server with many CPUs
+    they are most of what /proc has. Nobody, where that cannot be told.
+
+    kthreadd's children are not enough: it also starts programs for the kernel (kernel/umh.c).
+    """
+    if KTHREADD not in _kernel_threads:
+        return frozenset()
+    try:
+        with open(f"/proc/{KTHREADD}/task/{KTHREADD}/children", "rb", buffering=0) as file:
+            return _kernel_threads.intersection(map(int, file.read().split())) | {KTHREADD}
+    except OSError:  # a kernel without CONFIG_PROC_CHILDREN
+        return frozenset()
 
 
 def read(pid: int) -> Process | None:
@@ -217,7 +239,7 @@ def is_writing(pid: int, fd: int) -> bool:
     return False
 
 
-def _count_threads() -> int:
+def count_threads() -> int:
     """How many there are on the whole machine, from "0.20 0.18 0.12 1/80 11206" (proc_loadavg(5))."""
     return int(_slurp("/proc/loadavg").split()[3].partition("/")[2])
 

@@ -73,7 +73,8 @@ class Sinks:
     """Every place that gets the events.
 
     text: descriptors for people, who also want to know how long it will take; lines: descriptors for JSON lines.
-    log: the system's. within: seconds from the commit point to the deadline.
+    plain: descriptors for whoever asked, as text, in lines. log: the system's. within: seconds from the commit point to
+    the deadline.
     """
 
     def __init__(
@@ -81,16 +82,19 @@ class Sinks:
         text: Iterable[int],
         lines: Iterable[int],
         *,
+        plain: Iterable[int] = (),
         log: Callable[[Event], None] | None = None,
         within: float = 0.0,
     ) -> None:
-        self._text, self._lines, self._log = tuple(text), tuple(lines), log
+        self._text, self._lines, self._plain, self._log = tuple(text), tuple(lines), tuple(plain), log
         self._within, self._deadline = within, 0.0
 
     def __call__(self, event: Event) -> None:
         self._write(self._lines, json.dumps(as_json(event)) + "\n")
         if text := self._for_people(event):
             self._write(self._text, f"kexecd: {text}\r\n")
+        if self._plain and (text := as_text(event)):
+            self._write(self._plain, text.replace("\0", "") + "\n")
         if self._log:
             self._log(event)
 

@@ -81,8 +81,9 @@ class Everyone:
     def __call__(self, held: Collection[int], known: Collection[int]) -> Iterator[Held]:
         self._spare = spare = self._spare.renewed()
         self.fleeting, gone = 0, set()
+        passed_over = {*held, *self._later, *proc.kernel_threads()}
         for pid in proc.pids():
-            if pid in held or pid in self._later:
+            if pid in passed_over:
                 continue
             if (fd := pidfd.open(pid)) is None:
                 self.fleeting += pid not in known
@@ -124,7 +125,7 @@ class QuitProcesses:
         return f"ask every other process to quit, kill what is left after {self.grace:g} s ({names(self.preview)})"
 
     def run(self, context: Context) -> Running:
-        yield from quit_found(context, Everyone(Spare.ours(), self.later), self.grace)
+        yield from quit_found(context, Everyone(Spare.again(), self.later), self.grace)
 
     def undo(self) -> None:
         """Nothing: a TERM cannot be unsent, which is why it only runs after the commit point."""
@@ -152,7 +153,7 @@ class _Quitting:
 
     def __init__(self, context: Context, find: Find, signal_for: Callable[[Process], int]) -> None:
         self._context, self._find, self._signal_for = context, find, signal_for
-        self._watched = Watched(len(proc.pids()))
+        self._watched = Watched(proc.count_threads())
         self._known: dict[int, int] = {}
         self._since: dict[int, float] = {}  # by pid, when it was found first
         self._slowest: list[tuple[float, float, Process]] = []  # seconds, when it had ended, who

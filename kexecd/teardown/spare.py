@@ -35,6 +35,9 @@ _DEPTH = 16  # levels of block devices on block devices
 _caller: Process | None = None
 """For whom this is done, where that is none of our ancestors."""
 
+_servers: Servers | None = None
+"""Of the last plan that was drawn up here."""
+
 _helper: Process | None = None
 """What works for us, and is none of our descendants."""
 
@@ -66,8 +69,15 @@ class Spare:
 
     @classmethod
     def ours(cls, mounts: Iterable[Mount] | None = None) -> Spare:
-        servers = serving(mountinfo.read() if mounts is None else mounts)
-        return cls(frozenset(), frozenset(), servers).renewed()
+        global _servers  # noqa: PLW0603
+        _servers = serving(mountinfo.read() if mounts is None else mounts)
+        return cls(frozenset(), frozenset(), _servers).renewed()
+
+    @classmethod
+    def again(cls) -> Spare:
+        """The same for the steps of a plan, whose family has yet to be renewed(): what the root filesystem stands on
+        is still what it was when the plan was drawn up."""
+        return cls.ours() if _servers is None else cls(frozenset(), frozenset(), _servers)
 
     def renewed(self) -> Spare:
         """With the family as it is now: the root filesystem does not change, our workers do."""

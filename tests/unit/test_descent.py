@@ -61,10 +61,11 @@ class Scene:
         hurry = (Phase("close", 5000, "", (Look("close", self.log),), commit=True),)
         plan = Plan(Way.FAST, Act.KEXEC, 10.0, phases, () if hurried else hurry)
         draft = Draft(NoInit("nobody"), Policy(), plan, None, None)
-        Descent(draft, force=False, watcher=self.writer).walk(attempt)
+        Descent(draft, force=False, watcher=self.writer, as_json=True).walk(attempt)
 
     def told(self) -> list[dict[str, object]]:
-        return [json.loads(line) for line in os.read(self.reader, 1 << 16).splitlines()]
+        lines = (line.removeprefix(descent.NUL) for line in os.read(self.reader, 1 << 16).splitlines())
+        return [json.loads(line) for line in lines if line]
 
 
 @pytest.fixture
@@ -144,13 +145,33 @@ def breaks(monkeypatch: pytest.MonkeyPatch, *, committed: bool) -> None:
     monkeypatch.setattr(Executor, "run", run)
 
 
-def test_a_line_that_was_cut_off_is_passed_over_by_whoever_watches() -> None:
+def test_a_line_that_was_cut_off_is_passed_over_by_whoever_watches(capsys: pytest.CaptureFixture[str]) -> None:
     reader, writer = os.pipe()
     refusal = {"refused": NotRestarted("it was given up", "b: no room").as_json(), "exit": 14}
-    os.write(writer, b'{"kind": "step", "te\n' + json.dumps(refusal).encode() + b"\n")
+    os.write(writer, b'{"kind": "note"}\n{"kind": "step", "te\n{"kind": "te' + ending(refusal))
     os.close(writer)
     with pytest.raises(Refusal, match="no room"):
+        descent._watch(reader, as_json=True)
+    assert capsys.readouterr().out == '{"kind": "note"}\n'
+
+
+def test_who_watches_hears_everything_and_not_what_comes_after_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, "unmount: done, 0.10 s\nins Gerät\n".encode() + descent.END + b"once more\n" + descent.END)
+    os.close(writer)
+    assert descent._watch(reader, as_json=False) == 0
+    assert capsys.readouterr().out == "unmount: done, 0.10 s\nins Gerät\n"
+
+
+def test_a_walker_that_ends_without_a_word_did_not_restart_the_machine() -> None:
+    reader, writer = os.pipe()
+    os.close(writer)
+    with pytest.raises(NotRestarted, match="has ended"):
         descent._watch(reader, as_json=False)
+
+
+def ending(record: dict[str, object]) -> bytes:
+    return descent.NUL + json.dumps(record).encode() + b"\n"
 
 
 def test_a_record_that_cannot_be_written_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from tests.vm.lab.guest import Guest
 MARK = "bench: @"
 LAUNCHER = "/usr/sbin/kexecd"
 
-# module:function of what is watched; what a version of kexecd does not have is passed over.
+# module:function or module:Class.method of what is watched; what a version of kexecd does not have is passed over.
 CALLS = (
     "kexecd.daemon.requests:_serve",
     "kexecd.cli.main:parser",
@@ -65,6 +65,16 @@ CALLS = (
     "kexecd.daemon.child:run",
     "kexecd.bus.signals:progress",
     "kexecd.cli.steps:in_child",
+    "kexecd.teardown.processes:Everyone.__call__",
+    "kexecd.teardown.processes:_Quitting._look",
+    "kexecd.teardown.processes:_Quitting.ask",
+    "kexecd.teardown.processes:_Quitting.tell_slowest",
+    "kexecd.teardown.spare:Spare.renewed",
+    "kexecd.teardown.spare:serving",
+    "kexecd.teardown.watched:Watched.drop_ended",
+    "kexecd.teardown.workers:_start",
+    "kexecd.report.events:Sinks.__call__",
+    "kexecd.report.log:Log.__call__",
     "kexecd.cli.descent:Standby",
     "kexecd.cli.descent:Door",
     "kexecd.kernel.syscalls:reboot",
@@ -74,10 +84,12 @@ CALLS = (
 
 # An import hook, so that each function is wrapped as soon as its module is there, before others take it by name.
 DRIVER = """\
-import os, sys
+import os, resource, sys
 def mark(text):
     out = os.open("/dev/ttyS0", os.O_WRONLY | os.O_NOCTTY)  # each time: kexecd's children close what is open
-    os.write(out, f"MARK{os.getpid()} {text}\\n".encode())
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    cost = f"{(used.ru_utime + used.ru_stime) * 1000:.0f} ms {used.ru_minflt} faults"
+    os.write(out, f"MARK{os.getpid()} {text} ({cost})\\n".encode())
     os.close(out)
 mark("> python is up")
 wanted = {}
@@ -104,8 +116,12 @@ class Finder:
             def exec_module(module):
                 run(module)
                 for each in names:
-                    if hasattr(module, each):
-                        setattr(module, each, watched(getattr(module, each), f"{name}.{each}"))
+                    *above, last = each.split(".")
+                    place = module
+                    for part in above:
+                        place = getattr(place, part, None)
+                    if hasattr(place, last):
+                        setattr(place, last, watched(getattr(place, last), f"{name}.{each}"))
             spec.loader.exec_module = exec_module
         return spec
 sys.meta_path.insert(0, Finder())
