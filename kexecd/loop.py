@@ -17,8 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
+from kexecd.kernel import inotify
+
 PART = 1 << 16  # bytes of one read
 BURYING = 1.0  # seconds between two looks at a child that was killed and has not ended
+FEW = 64  # timers, of which nobody minds that some are cancelled
 
 
 @dataclass(slots=True)
@@ -58,6 +61,7 @@ class Loop:
         self._poll = select.poll()
         self._ready: dict[int, Callable[[], None]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
+        self._most = FEW
         self._number = count()
         self._children = 0
         self._stopped = False
@@ -74,6 +78,10 @@ class Loop:
     def after(self, seconds: float, call: Callable[[], object]) -> Timer:
         timer = Timer(time.monotonic() + seconds, call)
         heapq.heappush(self._timers, (timer.at, next(self._number), timer))
+        if len(self._timers) > self._most:  # whoever can set and cancel one again and again must not fill our memory
+            self._timers = [one for one in self._timers if not one[2].cancelled]
+            heapq.heapify(self._timers)
+            self._most = max(FEW, 2 * len(self._timers))
         return timer
 
     def child(
@@ -90,7 +98,12 @@ class Loop:
         `seconds`. Raises OSError where there is no process to be had.
         """
         reader, writer = os.pipe2(os.O_CLOEXEC)
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(reader)
+            os.close(writer)
+            raise
         if pid == 0:
             code = 1
             try:
@@ -158,3 +171,40 @@ class Loop:
         if not os.waitpid(pid, os.WNOHANG)[0]:
             self.after(BURYING, lambda: self._bury(pid))
         return -signal.SIGKILL
+
+
+class Changes:
+    """Calls `call` when files with these names in a directory have changed, `pause` seconds after the first of them.
+
+    A file that is written to line by line wakes nobody more often than that: on a way down others need the processor.
+    """
+
+    def __init__(
+        self, loop: Loop, directory: str, names: frozenset[str], call: Callable[[], object], *, pause: float
+    ) -> None:
+        """Raises OSError if the directory cannot be watched."""
+        self._loop, self._names, self._call, self._pause = loop, names | {inotify.LOST}, call, pause
+        self._look: Timer | None = None
+        self._fd = inotify.watch(directory)
+        loop.watch(self._fd, self._hear)
+
+    def close(self) -> None:
+        """Hear nothing more; also from within `call`."""
+        if self._fd < 0:
+            return
+        self._loop.forget(self._fd)
+        os.close(self._fd)
+        self._fd = -1
+        if self._look:
+            self._look.cancel()
+
+    def _hear(self) -> None:
+        self._loop.forget(self._fd)
+        self._look = self._loop.after(self._pause, self._tell)
+
+    def _tell(self) -> None:
+        self._look = None
+        if inotify.names(self._fd) & self._names:
+            self._call()
+        if self._fd >= 0:
+            self._loop.watch(self._fd, self._hear)

@@ -7,7 +7,6 @@ of a call that wants something done is kexecd.bus.calls'.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 
@@ -21,10 +20,9 @@ from kexecd.bus.link import Link
 from kexecd.bus.logind import Logind
 from kexecd.bus.wire import Incoming, Kind, Malformed
 from kexecd.bus.wishes import Unfit
-from kexecd.kernel import inotify
 from kexecd.kernel.files import read_text
 from kexecd.liveupdate import place
-from kexecd.loop import Loop, Timer
+from kexecd.loop import Changes, Loop
 from kexecd.model import Event, EventKind, State
 from kexecd.record import RUN_DIR, loaded_record
 
@@ -32,7 +30,8 @@ TYPE_CHECKING = False  # what the type checker takes for true; the module of tha
 if TYPE_CHECKING:
     from typing import Any
 
-PAUSE = 0.05  # seconds from a change in /run/kexecd until it is looked at
+PAUSE = 0.05
+"""Seconds from a change in /run/kexecd until it is looked at: logind has to know before somebody restarts."""
 
 OWNER = 1  # RequestName: we have it
 QUEUED = 2  # RequestName: somebody else has it, and we get it next
@@ -44,7 +43,7 @@ UNKNOWN_INTERFACE = "org.freedesktop.DBus.Error.UnknownInterface"
 UNKNOWN_PROPERTY = "org.freedesktop.DBus.Error.UnknownProperty"
 READ_ONLY = "org.freedesktop.DBus.Error.PropertyReadOnly"
 
-CHANGES = {"image.json", state.NAME, state.ARMED, state.FINISHED, place.RECORD, inotify.LOST}
+CHANGES = frozenset(("image.json", state.NAME, state.ARMED, state.FINISHED, place.RECORD))
 """The files in /run/kexecd that say something about what is seen here."""
 
 
@@ -84,8 +83,7 @@ class Face:
             tell=tell,
             ended=self.look,
         )
-        self._look_at: Timer | None = None
-        self._news = -1
+        self._news: Changes | None = None
 
     @classmethod
     def connect(
@@ -139,6 +137,8 @@ class Face:
             self._connection.signal(PATH, MANAGER, signal.name, signal.signature, body)
         if event.kind in (EventKind.PLAN, EventKind.STATE, EventKind.COMMIT):
             self.look()
+        if event.kind is EventKind.COMMIT and self._news:
+            self._news.close()  # whoever could be told quits now
 
     def look(self) -> None:
         """Something may have changed: look, and tell everybody what has."""
@@ -176,12 +176,8 @@ class Face:
     def close(self) -> None:
         self._link.close()
         self._logind.close()
-        if self._look_at:
-            self._look_at.cancel()
-        if self._news >= 0:
-            self._loop.forget(self._news)
-            os.close(self._news)
-            self._news = -1
+        if self._news:
+            self._news.close()
 
     def _wanted(self) -> bool:
         """Whether the next restart is to be a kexec, so that logind has to wait for it."""
@@ -192,19 +188,9 @@ class Face:
 
     def _watch(self) -> None:
         try:
-            self._news = inotify.watch(self._run_dir)
+            self._news = Changes(self._loop, self._run_dir, CHANGES, self.look, pause=PAUSE)
         except OSError as error:
             self._tell(f"changes in {self._run_dir} are not told on the bus: {error.strerror}, ignoring")
-        else:
-            self._loop.watch(self._news, self._hear_news)
-
-    def _hear_news(self) -> None:
-        if inotify.names(self._news) & CHANGES and self._look_at is None:
-            self._look_at = self._loop.after(PAUSE, self._look_later)
-
-    def _look_later(self) -> None:
-        self._look_at = None
-        self.look()
 
     # The bus
 

@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from enum import IntEnum
 
@@ -50,21 +51,33 @@ class Attempt(IntEnum):
     BARE = 3  # restart through the firmware: whatever is left is what kills us
 
 
+Watcher = Callable[[int, bool], bool]
+"""Has somebody else do watch() with these, who was there before; False where nobody is there any more."""
+
+_watcher: Watcher | None = None
+
+
+def watched_by(watcher: Watcher) -> None:
+    """From now on it is this process itself that goes down: it is nobody's caller, and all that it needs is there."""
+    global _watcher  # noqa: PLW0603
+    _watcher = watcher
+
+
 def go_down(draft: Draft, *, force: bool, as_json: bool) -> ExitCode:
     """Walk the plan to the irreversible act. Comes back with the reason if it was given up, else only for a while."""
     reader, writer = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
-    if os.fork() == 0:
-        os.close(reader)
-        keep_workers()
+    if (_watcher and _watcher(reader, as_json)) or os.fork() == 0:
         try:
+            os.close(reader)
+            keep_workers()
             Descent(draft, force=force, watcher=writer, as_json=as_json).walk(Attempt.WHOLE)
         finally:
             os._exit(ExitCode.FAILURE)
     os.close(writer)
     os.chdir("/")  # spared as we are, we must not hold a filesystem by where we were started
-    return _watch(reader, as_json=as_json)
+    return watch(reader, as_json=as_json)
 
 
 class Descent:
@@ -214,7 +227,8 @@ def _report(watcher: int, refusal: Refusal) -> None:
 
 def _detach() -> None:
     """Away from the caller's session, control group, terminal and signals."""
-    os.setsid()
+    if os.getsid(0) != os.getpid():  # else it leads one, and is in that of no caller
+        os.setsid()
     os.chdir("/")
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGTSTP, signal.SIGTTOU):
         signal.signal(number, signal.SIG_IGN)
@@ -226,7 +240,7 @@ def _detach() -> None:
         os.dup2(null, fd)
 
 
-def _watch(reader: int, *, as_json: bool) -> ExitCode:
+def watch(reader: int, *, as_json: bool) -> ExitCode:
     """Print what is told until it is said how it ends. Raises the Refusal, if it was given up."""
     rest = b""
     while part := os.read(reader, PART):

@@ -8,6 +8,7 @@ that it has begun to stop the others, and that it is done with them.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from dataclasses import dataclass
 
@@ -38,7 +39,7 @@ class Keep:
     def run(self, context: Context) -> Running:
         short = Context(context.now, min(context.deadline, context.now() + PATIENCE), context.tell)
         try:
-            yield from in_child(lambda: _keep(self.way), short)
+            yield from in_child(functools.partial(_keep, self.way), short, by_clerk=True)
         except (OSError, Refusal) as error:
             why = error.why if isinstance(error, Refusal) else error
             context.tell(f"the new boot's report will have nothing of this way down: {why}, ignoring")

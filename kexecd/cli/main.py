@@ -171,11 +171,21 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"kexecctl {__version__}")
         return ExitCode.OK
     options = parser(arguments[0] if arguments else "").parse_args(arguments)
+
+    def run() -> ExitCode:
+        command: Callable[[Namespace], ExitCode]
+        command = getattr(import_module(f"kexecd.cli.{options.module}"), options.function)
+        return command(options)
+
+    return outcome(run, as_json=getattr(options, "json", False))
+
+
+def outcome(run: Callable[[], ExitCode], *, as_json: bool) -> ExitCode:
+    """The exit status of what is run, which is told why if it is refused."""
     try:
-        run: Callable[[Namespace], ExitCode] = getattr(import_module(f"kexecd.cli.{options.module}"), options.function)
-        return run(options)
+        return run()
     except Refusal as refusal:
-        return refused(refusal, as_json=getattr(options, "json", False))
+        return refused(refusal, as_json=as_json)
     except BrokenPipeError:  # `kexecctl plan | head`
         return ExitCode.OK
     except KeyboardInterrupt:

@@ -10,7 +10,7 @@ A request is one message of a SOCK_SEQPACKET socket (unix(7)), words with a NUL 
 caller's streams, and its working directory. Answers are BEGUN, and the exit status as a decimal number.
 """
 
-import os
+import posix  # and not os, which an interpreter without site has not loaded yet, and loads for longer than ours takes
 import sys
 from _socket import AF_UNIX, SCM_RIGHTS, SHUT_RD, SHUT_WR, SOCK_SEQPACKET, SOL_SOCKET, socket
 
@@ -35,7 +35,7 @@ _LIMIT = 64  # bytes of an answer
 
 def ask(words: list[str], door: str = DOOR) -> int | None:
     """Have the daemon do it: the exit status, or None if nobody has begun, so that it is still to be done."""
-    if os.geteuid() or not words or words[0] in ALONE or words[0].startswith("-"):
+    if posix.geteuid() or not words or words[0] in ALONE or words[0].startswith("-"):
         return None
     connection = socket(AF_UNIX, SOCK_SEQPACKET)
     if connection.fileno() <= 2:  # one of our streams is closed, and this is taken for it
@@ -70,15 +70,20 @@ def is_there(door: str = DOOR) -> bool:
 
 
 def _send(connection: socket, words: list[str]) -> None:
-    about = [__version__, sys.stdout.encoding, sys.stdout.errors or "strict"]
-    about += [os.environ.get(name, "") for name in ENVIRONMENT]
-    here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    about = [_encoded(word) for word in (__version__, sys.stdout.encoding, sys.stdout.errors or "strict")]
+    about += [posix.environ.get(name.encode(), b"") for name in ENVIRONMENT]
+    here = posix.open(".", posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)
     try:
         rights = b"".join(fd.to_bytes(4, sys.byteorder) for fd in (0, 1, 2, here))
-        message = b"".join(os.fsencode(word) + b"\0" for word in (*about, *words))
+        message = b"".join(part + b"\0" for part in (*about, *map(_encoded, words)))
         connection.sendmsg([message], [(SOL_SOCKET, SCM_RIGHTS, rights)])
     finally:
-        os.close(here)
+        posix.close(here)
+
+
+def _encoded(word: str) -> bytes:
+    """As os.fsencode() does it."""
+    return word.encode(sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
 
 
 def _begins(connection: socket) -> bool:
@@ -90,7 +95,7 @@ def _begins(connection: socket) -> bool:
 
 
 def _outcome(connection: socket) -> int:
-    os.chdir("/")  # spared as we are, we must not hold a filesystem by where we were started
+    posix.chdir("/")  # spared as we are, we must not hold a filesystem by where we were started
     connection.settimeout(None)
     try:
         try:

@@ -23,6 +23,8 @@ from kexecd.handoff import PendingHandoff
 from kexecd.init.base import Init
 from kexecd.kernel import mountinfo, syscalls, sysfs
 from kexecd.kernel.descriptors import readable
+from kexecd.kernel.resting import Resting
+from kexecd.kernel.spawn import MOST_FDS
 from kexecd.model import Act, BootEntry, Context, ImageRecord, Plan, Running, Source, Step, Wait, Way
 from kexecd.record import loaded_record
 from kexecd.wayback import begin
@@ -36,6 +38,9 @@ PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 
 REAPING = 0.5
 """Seconds for a child to end after KILL."""
+
+_clerk: Resting | None = None
+"""Who is there for what only has to be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +108,7 @@ class WriteDown:
         return f"write down in {handoff.STATE_DIR} which kernel is to come up"
 
     def run(self, context: Context) -> Running:
-        for remark in (yield from in_child(self._write, context)):
+        for remark in (yield from in_child(self._write, context, by_clerk=True)):
             context.tell(remark)
 
     def _write(self) -> list[str]:
@@ -255,39 +260,104 @@ def bounded(work: Callable[[], list[str] | None], seconds: float) -> list[str]:
         return list(end.value)
 
 
-def in_child(work: Callable[[], list[str] | None], context: Context) -> Generator[Wait, frozenset[int], list[str]]:
-    """Do `work` in a child that is killed at the deadline; returns and raises what it does, of Refusals."""
+def keep_clerk(practise: Callable[[], object]) -> None:
+    """From now on somebody is there for what only has to be written, to the end of this process. Raises OSError.
+
+    practise: what it does before, of which nothing may come.
+    """
+    global _clerk  # noqa: PLW0603
+    import pickle  # noqa: F401 # so that it is in memory
+
+    def prepare() -> None:
+        _end_with_parent()
+        with contextlib.suppress(Exception):
+            practise()
+
+    _clerk = Resting(_do, prepare)
+
+
+def in_child(
+    work: Callable[[], list[str] | None], context: Context, *, by_clerk: bool = False
+) -> Generator[Wait, frozenset[int], list[str]]:
+    """Do `work` in a child that is killed at the deadline; returns and raises what it does, of Refusals.
+
+    by_clerk: it can be done by a copy of ours that was made before, where one is kept; so it can be pickled.
+    """
     reader, writer = os.pipe()
-    child = os.fork()
+    clerk = _clerk if by_clerk and _has_clerk(work, writer) else None
+    child = clerk.pid if clerk else os.fork()
     if child == 0:
         _work(work, writer)
     ended = os.pidfd_open(child)
     os.close(writer)
-    told = b""
+    told, done = b"", False
     try:
         while context.now() < context.deadline:
             if not (yield Wait(frozenset((reader,)), context.deadline)):
                 continue
             part = os.read(reader, 1 << 16)
             if not part:
+                done = True
                 return _told(told)
             told += part
         raise TimeoutError("it did not end in time")
     finally:
         os.close(reader)
-        os.kill(child, signal.SIGKILL)  # our own child, not yet waited for: the number is still its own
-        if readable(ended, REAPING):
-            os.waitpid(child, 0)  # otherwise it sleeps in the kernel, and is left behind
+        if not (clerk and done):
+            _kill(child, ended)
         os.close(ended)
+
+
+def _has_clerk(work: Callable[[], list[str] | None], writer: int) -> bool:
+    """Whether it has been given to the clerk."""
+    if _clerk is None:
+        return False
+    import pickle  # late: most have no clerk
+
+    return _clerk.send(pickle.dumps(work), (writer,))
+
+
+def _kill(child: int, ended: int) -> None:
+    global _clerk  # noqa: PLW0603
+    if _clerk and _clerk.pid == child:
+        _clerk.close()
+        _clerk = None
+    os.kill(child, signal.SIGKILL)  # our own child, not yet waited for: the number is still its own
+    if readable(ended, REAPING):
+        os.waitpid(child, 0)  # otherwise it sleeps in the kernel, and is left behind
 
 
 def _work(work: Callable[[], list[str] | None], writer: int) -> None:
     """In the child. Nothing of the walker's stays open: a copy of its end of a channel would keep that alive."""
+    try:
+        _end_with_parent()
+        os.closerange(3, writer)
+        os.closerange(writer + 1, MOST_FDS)
+        _answer(work, writer)
+    finally:
+        os._exit(0)
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _do(message: bytes, fds: tuple[int, ...]) -> None:
+    """In the clerk: what whoever walks the plan has pickled."""
+    import pickle
+
+    def work() -> list[str] | None:
+        told: list[str] | None = pickle.loads(message)()
+        return told
+
+    (writer,) = fds
+    _answer(work, writer)
+    os.close(writer)
+
+
+def _answer(work: Callable[[], list[str] | None], writer: int) -> None:
     record: dict[str, object]
     try:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        os.closerange(3, writer)
-        os.closerange(writer + 1, 1 << 20)
         record = {"result": work() or []}
     except Refusal as refusal:
         record = {"refused": refusal.as_json(), "errno": refusal.errno, "exit": refusal.exit_code}
@@ -295,7 +365,6 @@ def _work(work: Callable[[], list[str] | None], writer: int) -> None:
         record = {"refused": NotRestarted("the restart was given up", f"kexecd failed: {error!r}").as_json(), "exit": 1}
     with contextlib.suppress(OSError):
         os.write(writer, json.dumps(record).encode())
-    os._exit(0)
 
 
 def _told(text: bytes) -> list[str]:

@@ -12,20 +12,19 @@ from collections.abc import Callable
 
 from kexecd import handoff, state
 from kexecd.daemon import child
-from kexecd.kernel import inotify
-from kexecd.loop import Ended, Loop, Timer
+from kexecd.loop import Changes, Ended, Loop
 from kexecd.model import Event, EventKind, State
 from kexecd.record import RUN_DIR
 from kexecd.report.events import EVENTS_FILE, parse
 
 ERRORS_LIMIT = 1 << 20  # bytes of stderr that are kept
-PAUSE = 0.05
+PAUSE = 0.25
 """Seconds from something new in a file until it is read: a restart has better things to do than to wake us each time.
 """
 
 PIECE = 1 << 16
 
-NEWS = frozenset((state.NAME, state.FINISHED, EVENTS_FILE, inotify.LOST))
+NEWS = frozenset((state.NAME, state.FINISHED, EVENTS_FILE))
 """What tells of a restart."""
 
 Done = Callable[[int, bytes, bytes], None]
@@ -47,9 +46,7 @@ class Deeds:
         self._events, self._read, self._rest = self._open_events(), 0, b""
         if self._events is not None:
             self._read = os.fstat(self._events).st_size
-        self._look: Timer | None = None
-        self._news = inotify.watch(run_dir)
-        loop.watch(self._news, self._hear)
+        self._news = Changes(loop, run_dir, NEWS, self._tell, pause=PAUSE)
 
     def run(self, argv: tuple[str, ...], done: Done, seconds: float) -> None:
         """Do what `kexecctl ARGV` does, in a child that is killed after `seconds`; never waits. Raises OSError."""
@@ -79,25 +76,16 @@ class Deeds:
         return state.now(self._run_dir, arrived=self._arrived)
 
     def close(self) -> None:
-        self._loop.forget(self._news)
-        os.close(self._news)
-        if self._look:
-            self._look.cancel()
+        self._news.close()
         if self._events is not None:
             os.close(self._events)
 
-    def _hear(self) -> None:
-        names = inotify.names(self._news)
-        if self._look is None and names & NEWS:
-            self._look = self._loop.after(PAUSE, self._tell)
-
     def _tell(self) -> None:
-        self._look = None
         for event in self._new_events():
             self.on_event(event)
             if event.kind is EventKind.COMMIT:
                 # Whoever could hear what follows quits now, and the way down has a better use for the processor.
-                self._loop.forget(self._news)
+                self._news.close()
         if (now := self.state) is not self._state:
             self._state = now
             self.on_state(now)

@@ -2,46 +2,32 @@
 """The door for kexecctl itself (kexecd.cli.resident): root's words come in, and a copy of the daemon does them.
 
 The copy holds the connection, and answers on it by itself; so the daemon may die at any moment, and what has begun goes
-on. What is new of the files of kexecd is not in memory here: a daemon that was overtaken by an upgrade answers nobody.
+on. One copy, the hand, is there before; who comes while it is at work, or not ready yet, gets one of its own. What is
+new of the files of kexecd is not in memory here: a daemon that was overtaken by an upgrade answers nobody.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import signal
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from kexecd import __version__
-from kexecd.cli.resident import BEGUN, ENVIRONMENT, is_there
-from kexecd.daemon import child
-from kexecd.errors import Busy, ExitCode
-from kexecd.kernel.descriptors import readable
+from kexecd.cli.resident import is_there
+from kexecd.daemon import child, hand
+from kexecd.daemon.request import FDS, Request, parse
+from kexecd.errors import Busy
+from kexecd.kernel.resting import Resting
 from kexecd.loop import Loop, Timer
-from kexecd.teardown import spare
 
 NAME = "request"
 LIMIT = 1 << 17  # bytes of a request
-FDS = 4  # the streams, and the working directory
 PATIENCE = 5.0  # seconds for a caller to say what it wants
 NAMESPACES = ("mnt", "pid", "user")
-F_SETSIG = 10  # include/uapi/asm-generic/fcntl.h
 
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """fds: the caller's streams and its working directory, open here."""
-
-    words: tuple[str, ...]
-    environment: dict[str, str]
-    encoding: str
-    errors: str
-    fds: tuple[int, ...]
-    pid: int
+CALM = 0.2
+"""Seconds from the end of a request until a hand is made for the next: the next one often follows at once."""
 
 
 class Door:
@@ -55,6 +41,7 @@ class Door:
         self._loop, self._current, self._over = loop, current, over
         self._path = os.path.join(run_dir, NAME)
         self._at_work: set[int] = set()
+        self._hand: Resting | None = None
         self.begun = 0
         if is_there(self._path):
             raise Busy("cannot start the daemon", f"another one listens at {self._path} already")
@@ -70,6 +57,7 @@ class Door:
         self._listener.setblocking(False)
         self._ours = os.stat(self._path).st_ino
         loop.watch(self._listener.fileno(), self._accept)
+        loop.after(CALM, self._have_a_hand)
 
     @property
     def at_work(self) -> int:
@@ -79,6 +67,8 @@ class Door:
     def close(self) -> None:
         self._loop.forget(self._listener.fileno())
         self._listener.close()
+        if self._hand:
+            self._hand.close()
         with contextlib.suppress(FileNotFoundError):
             if os.stat(self._path).st_ino == self._ours:
                 os.unlink(self._path)
@@ -105,7 +95,8 @@ class Door:
             message, fds, flags, _ = socket.recv_fds(connection, LIMIT, FDS, socket.MSG_CMSG_CLOEXEC)
             request = None if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) else parse(message, fds, pid)
             if request and self._current():
-                self._begin(connection, request)
+                if not self._taken_in_hand(connection, message, fds):
+                    self._begin(connection, request)
             elif request:
                 self._over()
         except OSError:  # it has left, or there is no room for another process; then it does it by itself
@@ -115,6 +106,16 @@ class Door:
                 os.close(fd)
             self._leave(connection)
 
+    def _taken_in_hand(self, connection: socket.socket, message: bytes, fds: list[int]) -> bool:
+        taken = self._hand
+        if taken is None or not taken.send(message, (connection.fileno(), *fds)):
+            return False
+        self._hand = None
+        taken.close()
+        self._at_work.add(taken.pid)
+        self.begun += 1
+        return True
+
     def _begin(self, connection: socket.socket, request: Request) -> None:
         pid = os.fork()
         if pid == 0:
@@ -123,9 +124,20 @@ class Door:
                 status = _serve(connection, request)
             finally:
                 os._exit(status)
-        ended = os.pidfd_open(pid)
         self._at_work.add(pid)
         self.begun += 1
+        self._reap_at_its_end(pid)
+
+    def _have_a_hand(self) -> None:
+        """Unless there is one, or somebody is at work: nobody is to wait for it then."""
+        if self._hand or self._at_work:
+            return
+        with contextlib.suppress(OSError):  # each request gets a copy of its own then
+            self._hand = hand.make()
+            self._reap_at_its_end(self._hand.pid)
+
+    def _reap_at_its_end(self, pid: int) -> None:
+        ended = os.pidfd_open(pid)
         self._loop.watch(ended, lambda: self._reap(pid, ended))
 
     def _reap(self, pid: int, ended: int) -> None:
@@ -133,16 +145,11 @@ class Door:
         os.close(ended)
         os.waitpid(pid, 0)
         self._at_work.discard(pid)
-
-
-def parse(message: bytes, fds: list[int], pid: int) -> Request | None:
-    """What a message says; None for one of another version of kexecctl, or of somebody else."""
-    parts = [os.fsdecode(part) for part in message.split(b"\0")[:-1]]
-    first = 3 + len(ENVIRONMENT)
-    if len(parts) <= first or parts[0] != __version__ or len(fds) != FDS:
-        return None
-    told = {name: text for name, text in zip(ENVIRONMENT, parts[3:first], strict=True) if text}
-    return Request(tuple(parts[first:]), told, parts[1], parts[2], tuple(fds), pid)
+        if self._hand and self._hand.pid == pid:
+            self._hand.close()
+            self._hand = None
+        else:
+            self._loop.after(CALM, self._have_a_hand)
 
 
 def _lives_here(pid: int) -> bool:
@@ -155,32 +162,7 @@ def _lives_here(pid: int) -> bool:
 
 
 def _serve(connection: socket.socket, request: Request) -> int:
-    """In the copy: be the caller's kexecctl, and say how it ended."""
-    spare.on_behalf_of(request.pid)
-    for number, fd in enumerate(request.fds[:3]):
-        os.dup2(fd, number)
-    os.fchdir(request.fds[3])
+    """In the copy of one request."""
+    request.take_place()
     child.leave_daemon(keep=connection.fileno())
-    connection.setblocking(True)
-    # Whoever walks the plan outlives us, and must not keep the caller waiting.
-    os.register_at_fork(after_in_child=connection.close)
-    try:
-        connection.send(BEGUN)
-    except OSError:  # it has given up, and does it by itself
-        return ExitCode.FAILURE
-    if not _be_interrupted_by(connection):
-        return ExitCode.FAILURE
-    status = child.run(request.words, request.environment, request.encoding, request.errors)
-    with contextlib.suppress(OSError):  # it has left
-        connection.send(b"%d" % status)
-    return status
-
-
-def _be_interrupted_by(connection: socket.socket) -> bool:
-    """Take a Ctrl-C of the caller for one of ours, and its end too: whatever it says, and that it hangs up, is a SIGINT
-    (fcntl(2), O_ASYNC). False if it has left by now."""
-    fd = connection.fileno()
-    fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(fd, F_SETSIG, signal.SIGINT)
-    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
-    return not readable(fd, 0.0)
+    return hand.serve(connection, request)

@@ -11,7 +11,12 @@ ROOTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd")
 
 
 def leave() -> None:
-    """Move this process to the root group of every hierarchy by which an init tracks processes, where there is one."""
+    """Move this process to the root group of every hierarchy by which an init tracks processes, where there is one.
+
+    The kernel first waits until nobody is just forking (an RCU grace period), which takes it some 20 ms.
+    """
+    if _has_left():
+        return
     for root in ROOTS:
         with contextlib.suppress(OSError):
             fd = os.open(f"{root}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
@@ -19,3 +24,12 @@ def leave() -> None:
                 os.write(fd, b"0")
             finally:
                 os.close(fd)
+
+
+def _has_left() -> bool:
+    """Whether it is in no other group of any hierarchy."""
+    try:
+        with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+            return all(line.rstrip("\n").endswith(":/") for line in file)
+    except OSError:
+        return False

@@ -21,7 +21,7 @@ from kexecd.teardown import spare
 from kexecd.teardown.graph import Graph, Walk
 from kexecd.teardown.workers import Call, Workers, hire_ahead, left_behind
 
-PARALLEL = 16
+PARALLEL = 32
 """Filesystems at a time: the flusher threads of the kernel write to all disks at once anyway, here is only waited."""
 
 WINDOW = 10.0

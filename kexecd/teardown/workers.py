@@ -177,7 +177,7 @@ def keep_workers() -> None:
     """From now on who has nothing more to do in one step is there for the next, to the end of this process: to start
     and to end them for each takes the time of many calls."""
     global _resting  # noqa: PLW0603
-    _resting = []
+    _resting = [] if _resting is None else _resting
 
 
 def hire_ahead(count: int) -> None:

@@ -14,7 +14,7 @@ import pytest
 from tests.private_machine import Walk, make_disk, walk
 
 BEGIN = """\
-import os, signal, sys, time
+import json, os, signal, sys, time
 how = sys.argv[1]
 daemon = 0
 if how != "alone":
@@ -23,16 +23,19 @@ if how != "alone":
         os.execv("/usr/sbin/kexecd", ["kexecd"])
     while not os.path.exists("/run/kexecd/request"):
         time.sleep(0.05)
-    time.sleep(0.2)
+    time.sleep(0.0 if how.endswith("at once") else 3.0)  # until there is a hand
 caller = os.fork()
 if caller == 0:
     os.execv("/usr/sbin/kexecctl", ["kexecctl", "reboot", "--fast", "--json"])
 if how.startswith("killed"):
-    events = "/run/kexecd/events.jsonl"
-    while not os.path.exists(events) or '"record"' not in open(events).read():
+    events, until = "/run/kexecd/events.jsonl", '"commit"' if "walker" in how else '"record"'
+    while not os.path.exists(events) or until not in open(events).read():
         time.sleep(0.001)
-    os.kill(caller if how == "killed caller" else daemon, signal.SIGKILL)
-if how == "killed daemon":
+    walker = int(json.load(open("/run/kexecd/lock"))["pid"])
+    shower = open(f"/proc/{walker}/task/{walker}/children").read().split()[-2:-1]
+    whom = {"caller": caller, "daemon": daemon, "walker": walker, "watcher": int(shower[0]) if shower else 0}
+    os.kill(whom[how.split()[1]], signal.SIGKILL)
+if how.startswith("killed daemon"):
     os.waitpid(caller, 0)
 time.sleep(1000)
 """
@@ -55,16 +58,17 @@ def steps(said: str) -> list[tuple[str, str, str]]:
     return [(event["phase"], event["step"], event["text"]) for event in events if event["kind"] == "step"]
 
 
-def test_the_steps_are_those_that_kexecctl_alone_would_do(disk: Path) -> None:
-    alone, resident = walked(disk, "alone"), walked(disk, "resident")
+@pytest.mark.parametrize("how", ["resident", "resident at once"])
+def test_the_steps_are_those_that_kexecctl_alone_would_do(disk: Path, how: str) -> None:
+    alone, resident = walked(disk, "alone"), walked(disk, how)
     assert alone.restarted and resident.restarted, resident.said
     assert steps(resident.said) == steps(alone.said)
     assert "verdict" in {phase for phase, _, _ in steps(resident.said)}, resident.said
 
 
-@pytest.mark.parametrize("who", ["caller", "daemon"])
+@pytest.mark.parametrize("who", ["caller", "daemon", "walker", "watcher", "caller at once", "daemon at once"])
 def test_whoever_is_killed_after_it_has_begun_the_machine_restarts(disk: Path, who: str) -> None:
     seen = walked(disk, f"killed {who}")
     assert seen.restarted, seen.said
-    if who == "daemon":
+    if who.startswith("daemon"):
         assert "verdict" in {phase for phase, _, _ in steps(seen.said)}, seen.said

@@ -151,7 +151,7 @@ def test_a_line_that_was_cut_off_is_passed_over_by_whoever_watches(capsys: pytes
     os.write(writer, b'{"kind": "note"}\n{"kind": "step", "te\n{"kind": "te' + ending(refusal))
     os.close(writer)
     with pytest.raises(Refusal, match="no room"):
-        descent._watch(reader, as_json=True)
+        descent.watch(reader, as_json=True)
     assert capsys.readouterr().out == '{"kind": "note"}\n'
 
 
@@ -159,7 +159,7 @@ def test_who_watches_hears_everything_and_not_what_comes_after_the_end(capsys: p
     reader, writer = os.pipe()
     os.write(writer, "unmount: done, 0.10 s\nins Gerät\n".encode() + descent.END + b"once more\n" + descent.END)
     os.close(writer)
-    assert descent._watch(reader, as_json=False) == 0
+    assert descent.watch(reader, as_json=False) == 0
     assert capsys.readouterr().out == "unmount: done, 0.10 s\nins Gerät\n"
 
 
@@ -167,7 +167,7 @@ def test_a_walker_that_ends_without_a_word_did_not_restart_the_machine() -> None
     reader, writer = os.pipe()
     os.close(writer)
     with pytest.raises(NotRestarted, match="has ended"):
-        descent._watch(reader, as_json=False)
+        descent.watch(reader, as_json=False)
 
 
 def ending(record: dict[str, object]) -> bytes:

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-from kexecd.loop import Ended, Loop
+import pytest
+
+from kexecd.loop import FEW, Changes, Ended, Loop
 
 
 def ended(*works: Callable[[int], int], seconds: float = 10.0, limit: int = 1 << 20) -> list[Ended]:
@@ -104,3 +108,68 @@ def test_a_descriptor_is_heard_until_it_is_forgotten() -> None:
     os.write(writer, b"abc")
     loop.run()
     assert seen == [b"a", b"b"]
+
+
+def test_timers_that_are_set_and_cancelled_again_and_again_take_no_memory() -> None:
+    loop = Loop()
+    loop.after(60.0, loop.stop)  # the oldest of all, behind which cancelled ones would lie
+    for _ in range(100 * FEW):
+        loop.after(70.0, loop.stop).cancel()
+    assert len(loop._timers) <= 2 * FEW
+
+
+def test_many_timers_of_which_one_is_cancelled_all_come() -> None:
+    loop, seen = Loop(), list[int]()
+    timers = [loop.after(0.0, functools.partial(seen.append, number)) for number in range(5 * FEW)]
+    timers[3].cancel()
+    loop.after(0.01, loop.stop)
+    loop.run()
+    assert seen == [number for number in range(5 * FEW) if number != 3]
+
+
+def test_a_child_that_cannot_be_had_leaves_no_descriptor_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> int:
+        raise BlockingIOError(11, "no process to be had")
+
+    loop, before = Loop(), os.listdir("/proc/self/fd")
+    monkeypatch.setattr(os, "fork", refuse)
+    with pytest.raises(BlockingIOError):
+        loop.child(lambda writer: writer, lambda end: None, seconds=1.0)
+    assert os.listdir("/proc/self/fd") == before
+
+
+def heard(directory: Path, *writes: str, seconds: float) -> int:
+    """How often somebody is called while these files are written to, one after the other."""
+    loop, calls = Loop(), list[float]()
+    changes = Changes(loop, str(directory), frozenset(("state",)), lambda: calls.append(time.monotonic()), pause=0.1)
+    for name in writes:
+        (directory / name).write_text(name)
+    loop.after(seconds, loop.stop)
+    loop.run()
+    changes.close()
+    return len(calls)
+
+
+def test_many_changes_at_once_are_looked_at_once(tmp_path: Path) -> None:
+    assert heard(tmp_path, *["state"] * 50, seconds=0.35) == 1
+
+
+def test_a_change_of_another_file_calls_nobody(tmp_path: Path) -> None:
+    assert heard(tmp_path, "other", "another", seconds=0.35) == 0
+
+
+def test_a_change_after_a_look_is_looked_at_too(tmp_path: Path) -> None:
+    loop, calls = Loop(), list[int]()
+
+    def look() -> None:
+        calls.append(len(calls))
+        if len(calls) == 1:
+            (tmp_path / "state").write_text("again")
+        else:
+            changes.close()
+            loop.stop()
+
+    changes = Changes(loop, str(tmp_path), frozenset(("state",)), look, pause=0.01)
+    (tmp_path / "state").write_text("once")
+    loop.run()
+    assert calls == [0, 1]

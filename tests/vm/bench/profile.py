@@ -30,7 +30,11 @@ LAUNCHER = "/usr/sbin/kexecd"
 
 # module:function or module:Class.method of what is watched; what a version of kexecd does not have is passed over.
 CALLS = (
-    "kexecd.daemon.requests:_serve",
+    "kexecd.daemon.hand:serve",
+    "kexecd.daemon.hand:_get_ready",
+    "kexecd.cli.practice:go_down",
+    "kexecd.cli.practice:write_down",
+    "kexecd.daemon.hand:_take",
     "kexecd.cli.main:parser",
     "kexecd.cli.main:import_module",
     "kexecd.cli.reboot:draw_up",
@@ -149,7 +153,7 @@ def main() -> int:
             imports = guest.run(*command, timeout=60, check=False).stderr
             guest.put("/run/driver.py", DRIVER_TEXT.encode())
             guest.run("systemd-run", "--quiet", "--unit=profiled", "/usr/bin/python3", "-I", "/run/driver.py")
-            guest.run("/bin/sh", "-c", "until [ -S /run/kexecd/request ]; do sleep 0.1; done; kexecctl status")
+            guest.run("/bin/sh", "-c", "until [ -S /run/kexecd/request ]; do sleep 0.1; done; kexecctl status; sleep 1.5")
             lines = _restart(guest)
     print(*_modules(imports, options.imports), sep="\n")
     print()
