@@ -13,6 +13,7 @@ from kexecd.errors import BadImage, Refusal
 from kexecd.model import OpenFile
 
 MOST_LINKS = 40  # MAXSYMLINKS in include/linux/namei.h
+PAGE = 4096  # bytes
 TEXT_LIMIT = 1 << 20  # bytes; no text file that we read has a reason to be larger
 
 
@@ -187,7 +188,8 @@ def _check(status: os.stat_result, path: str) -> None:
 
 def _read(fd: int, most: int) -> bytes:
     data = b""
-    while len(data) < most and (part := os.read(fd, most - len(data))):
+    # Little at first: for a read from /proc/sys the kernel clears as many bytes as it is asked for (proc_sysctl.c).
+    while len(data) < most and (part := os.read(fd, min(most - len(data), max(PAGE, len(data))))):
         data += part
     return data
 

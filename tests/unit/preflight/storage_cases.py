@@ -173,6 +173,13 @@ def dpkg_makes_another_system(machine: Machine) -> Facts:
 def somebody_holds_dpkgs_lock(machine: Machine) -> Facts:
     lock = machine.opened.enter_context(machine.write("/var/lib/dpkg/lock-frontend").open("r+"))
     fcntl.lockf(lock, fcntl.LOCK_EX)
+    return machine.facts(alive=True)
+
+
+@fires(CheckId.PACKAGE_MANAGER, Severity.REFUSE, "/lib/apk/db/lock is locked")
+def somebody_holds_apks_lock(machine: Machine) -> Facts:
+    lock = machine.opened.enter_context(machine.write("/lib/apk/db/lock").open("r+"))
+    fcntl.flock(lock, fcntl.LOCK_EX)
     machine.write("/proc/locks", Path("/proc/locks").read_bytes())
     return machine.facts(alive=True)
 
@@ -186,6 +193,7 @@ def pacmans_lock_is_there(machine: Machine) -> Facts:
 @silent(CheckId.PACKAGE_MANAGER)
 def a_lock_that_nobody_holds(machine: Machine) -> Facts:
     machine.write("/var/lib/dpkg/lock-frontend")
+    machine.write("/lib/apk/db/lock")
     machine.write("/proc/locks", Path("/proc/locks").read_bytes())
     return machine.facts(alive=True, processes=(started(machine, "unattended-upgr"),))
 
