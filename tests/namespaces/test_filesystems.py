@@ -76,6 +76,33 @@ def test_what_is_held_by_a_reader_is_made_read_only_and_no_dirt(tmp_path: Path) 
 
 
 @isolated
+def test_at_once_the_others_are_closed_side_by_side_and_only_a_busy_one_is_left_to_the_kernel(tmp_path: Path) -> None:
+    """The kernel's emergency remount goes from one to the next, and waits for each."""
+    quiet, busy = [disk(tmp_path, f"quiet{number}") for number in range(3)], disk(tmp_path, "busy")
+    asked: list[set[str]] = []
+
+    def emergency() -> None:
+        asked.append({mount.point for mount in mountinfo.writable_disks(below(tmp_path)())})
+
+    step = ReadOnly(forced=True, look=remains_below(tmp_path), mounts=lambda: (), emergency=emergency)
+    with (busy / "open").open("w", encoding="utf-8"):
+        result, events, _ = walk(step)
+    assert asked == [{str(busy)}]
+    assert not result.failures and not notes(events), "that somebody writes is what it is for"
+    assert not [point for point in quiet if replays(Path(f"{point}.img"), "ext4")]
+
+
+@isolated
+def test_at_once_one_disk_alone_is_left_to_the_kernel(tmp_path: Path) -> None:
+    asked = list[bool]()
+    disk(tmp_path, "one")
+    walk(
+        ReadOnly(forced=True, look=remains_below(tmp_path), mounts=lambda: (), emergency=lambda: asked.append(True)),
+    )
+    assert asked == [True]
+
+
+@isolated
 def test_an_overlay_goes_before_the_disk_that_its_layers_are_on(tmp_path: Path) -> None:
     layers = disk(tmp_path, "layers")
     for name in ("lower", "upper", "work"):

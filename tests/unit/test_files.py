@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,23 @@ def test_nothing_but_a_regular_file_of_ours_goes_and_no_link_is_followed(tmp_pat
 def test_where_there_is_no_directory_there_is_nothing_to_sweep(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         files.sweep(str(tmp_path / "none"))
+
+
+def test_a_small_file_is_not_asked_for_more_than_it_has_and_a_large_one_is_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read from /proc/sys costs what is asked for, and not what there is."""
+    asked: list[int] = []
+
+    def read(fd: int, count: int, read: Callable[[int, int], bytes] = os.read) -> bytes:
+        asked.append(count)
+        return read(fd, count)
+
+    monkeypatch.setattr(os, "read", read)
+    (tmp_path / "small").write_text("a boot id")
+    assert files.read_text(str(tmp_path / "small")) == "a boot id"
+    assert max(asked) <= 1 << 12
+    large = "x" * ((1 << 20) - 7)
+    (tmp_path / "large").write_text(large)
+    assert files.read_text(str(tmp_path / "large")) == large
+    assert len(asked) < 20

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from kexecd.kernel import proc
@@ -61,3 +63,23 @@ def test_which_signals_are_heard() -> None:
     status = proc.Status((812, 1), blocked=1 << 36, caught=1 << 14, tracer=0)
     assert status.hears(15) and status.hears(37)
     assert not status.hears(1)
+
+
+def test_kernel_threads_are_known_without_a_look_at_each() -> None:
+    before = {process.pid for process in proc.scan() if process.kernel_thread}
+    known = proc.kernel_threads()
+    assert known <= before
+    assert len(before - known) <= 5 or proc.KTHREADD not in before, "but for some that have ended meanwhile"
+
+
+def test_a_process_with_the_number_of_a_kernel_thread_that_has_ended_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    proc.scan()
+    monkeypatch.setattr(proc, "_kernel_threads", proc._kernel_threads | {os.getpid()})
+    assert os.getpid() not in proc.kernel_threads()
+
+
+def test_where_it_cannot_be_told_who_is_a_kernel_thread_nobody_is_taken_for_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(proc, "_kernel_threads", frozenset((os.getpid(), 3)))  # nobody has seen kthreadd
+    assert proc.kernel_threads() == frozenset()
