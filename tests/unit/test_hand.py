@@ -24,9 +24,9 @@ def hand_of(running: Daemon, *, but: int = 0) -> int:
     """Its pid, when it is ready: it has made those who help it, and is back at an ordinary priority."""
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
-        for pid in proc.descendants(running.pid):
-            process = proc.read(pid)
-            if process and pid != but and process.ppid == running.pid and len(proc.descendants(pid)) == 5 and priority(pid) == 0:
+        for pid in proc.descendants(running.pid) - {but}:
+            helped = len(proc.descendants(pid)) == 5  # three workers, the clerk, and who shows what happens
+            if helped and parent(pid) == running.pid and priority(pid) == 0:
                 return pid
         time.sleep(0.02)
     raise AssertionError("there is no hand")
