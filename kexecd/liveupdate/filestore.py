@@ -16,6 +16,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 from kexecd.errors import BadImage
@@ -46,7 +47,9 @@ class Restored:
 
 
 class FileStore:
-    """One process at a time uses it: the holder, or a child of it."""
+    """One process at a time uses it: the holder, or a child of it. A thread of the holder's that was given up may be
+    at note() all the same.
+    """
 
     def __init__(self, directory: str = LIVE) -> None:
         self.directory = directory
@@ -74,10 +77,27 @@ class FileStore:
         self._sweep(finished)
         return finished
 
-    def note(self, index: Index) -> None:
-        """Put the index in its place, in one go. Raises OSError."""
+    def note(self, index: Index, turn: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        """Put the index in its place, in one go. turn: what that alone is done in; if it raises, nothing has changed.
+        Raises OSError.
+        """
         self._make()
-        files.write_atomic(os.path.join(self.directory, INDEX), index.text(), mode=0o600)
+        # Nobody else's name: in this process there may be a thread that was given up at an index of its own.
+        temporary = os.path.join(self.directory, f".{INDEX}.{os.getpid()}.{index.id}")
+        out = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            try:
+                _write_all(out, index.text())
+                os.fsync(out)
+            finally:
+                os.close(out)
+            with turn():
+                os.rename(temporary, os.path.join(self.directory, INDEX))
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        files.sync_directory(self.directory)
 
     def index(self) -> Index | None:
         """What was frozen last and has not come back yet; None if nothing was. Raises Unreadable and OSError."""
@@ -179,7 +199,8 @@ class FileStore:
             self._remove_damaged()
         for name in os.listdir(self.directory):
             if name not in {*named, INDEX, DAMAGED}:
-                os.unlink(os.path.join(self.directory, name))
+                with contextlib.suppress(FileNotFoundError):  # whoever was at note() has removed it
+                    os.unlink(os.path.join(self.directory, name))
         files.sync_directory(self.directory)
 
     def _lay_aside(self, path: str) -> None:

@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 
 from kexecd.errors import Refusal, Unsupported
@@ -44,6 +44,11 @@ class Report:
     seconds: float = 0.0
     tried: int = -1
 
+    @classmethod
+    def of(cls, error: OSError) -> Report:
+        """That it has failed, and why."""
+        return cls((error.strerror or str(error)).lower(), error.errno or errno.EIO)
+
     def send(self, writer: int) -> int:
         told = [self.why, self.errno, self.note, self.sha256, self.seconds, self.tried]
         os.write(writer, json.dumps(told).encode())
@@ -66,7 +71,7 @@ def reporting(work: Callable[[], Report]) -> Callable[[int], int]:
         except Refusal as refusal:
             return Report(refusal.why, refusal.errno).send(writer)
         except OSError as error:
-            return Report((error.strerror or str(error)).lower(), error.errno or errno.EIO).send(writer)
+            return Report.of(error).send(writer)
         return replace(report, seconds=time.monotonic() - begun).send(writer)
 
     return run
@@ -107,9 +112,17 @@ def try_together(fds: Sequence[int], *, patience: float = luo.PATIENCE) -> Repor
 
 
 def to_memory(
-    index: Index, fds: Sequence[int], session: int, store: FileStore, go_on: Callable[[], bool] = lambda: True
+    index: Index,
+    fds: Sequence[int],
+    session: int,
+    store: FileStore,
+    go_on: Callable[[], bool] = lambda: True,
+    turn: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Report:
-    """Hand everything to the kernel. Raises a Refusal, and OSError once go_on() says no: ECANCELED."""
+    """Hand everything to the kernel. Raises a Refusal, and OSError once go_on() says no: ECANCELED.
+
+    turn: what the disk's index is put in its place in, if at all (kexecd.liveupdate.beside).
+    """
     for token, fd in enumerate(fds, INDEX_TOKEN + 1):
         _check(go_on)
         luo.preserve(session, fd, token)
@@ -125,7 +138,7 @@ def to_memory(
         os.close(listing)
     _check(go_on)
     try:
-        store.note(index)
+        store.note(index, turn)
     except OSError as error:
         lacking = (error.strerror or str(error)).lower()
         return Report(note=f"the next boot could not tell what was lost, if it were: {lacking}")

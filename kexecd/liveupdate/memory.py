@@ -7,6 +7,7 @@ memory: the kernel answers for seals without asking one (memfd_create(2), fcntl(
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import mmap
@@ -120,11 +121,13 @@ def complete(fd: int, wanted: Shape) -> None:
 def discard(fd: int) -> None:
     """Close a descriptor that may be anything: close(2) of a file on a network waits for its server.
 
-    In a thread of its own, which nobody waits for: a file is flushed by whoever closes it.
+    In a thread of its own, which nobody waits for: a file is flushed by whoever closes it. Where there is none to be
+    had it stays open.
     """
     try:
         shape(fd)
     except Refusal:
-        threading.Thread(target=os.close, args=(fd,), daemon=True).start()
+        with contextlib.suppress(RuntimeError):
+            threading.Thread(target=os.close, args=(fd,), daemon=True).start()
     else:
         os.close(fd)

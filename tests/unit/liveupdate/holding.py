@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -14,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from kexecd import client
 from kexecd.liveupdate import holder
@@ -130,3 +132,8 @@ def comes_to(count: Callable[[], int], wanted: int) -> bool:
     while (now := count()) != wanted and time.monotonic() < until:
         time.sleep(0.01)
     return now == wanted
+
+
+def none_to_be_had(*args: object, **named: object) -> NoReturn:
+    """In place of whatever begins a child or a thread."""
+    raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))

@@ -111,7 +111,7 @@ def test_nothing_counts_before_all_of_it_is_on_the_disk(tmp_path: Path, monkeypa
     store = FileStore(str(tmp_path / "live"))
     store.write(*index(OLD))
     first, second = "sync " + "a" * 16 + "-0", "sync " + "a" * 16 + "-1"
-    temporary = f"sync .{INDEX}.{os.getpid()}"
+    temporary = f"sync .{INDEX}.{os.getpid()}." + "a" * 16
     assert done == [first, second, "sync live", temporary, f"rename {INDEX}", "sync live", "sync live"]
     done.clear()
     store.forget()

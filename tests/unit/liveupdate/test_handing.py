@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from kexecd import client
-from kexecd.liveupdate import beside, luo, server
+from kexecd.liveupdate import beside, luo, restart
+from kexecd.liveupdate.filestore import FileStore
 from kexecd.loop import Ended, Loop
-from tests.unit.liveupdate.fake_kernel import FakeKernel
-from tests.unit.liveupdate.holding import comes_to, content, memfd
+from tests.unit.liveupdate.fake_kernel import FakeKernel, Inline
+from tests.unit.liveupdate.holding import comes_to, content, memfd, none_to_be_had
 from tests.unit.liveupdate.test_by_memory import MEMORY, boot
 
 PATIENCE = 10.0
@@ -99,7 +100,7 @@ def test_what_could_not_be_tried_out_when_it_was_put_is_tried_later(
 def test_more_than_every_kernel_has_room_for_are_tried_out_together(
     tmp_path: Path, taken: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "EVERYWHERE", 2)
+    monkeypatch.setattr(restart, "EVERYWHERE", 2)
     with boot(tmp_path) as (state, _):
         for number in range(1, 4):
             state.put(f"table-{number}", memfd(bytes(number)))
@@ -153,7 +154,7 @@ def _put_two(state: client.Connection, kernel: FakeKernel) -> None:
 def test_a_kernel_that_takes_too_long_is_given_up_and_all_goes_by_file(
     tmp_path: Path, kernel: FakeKernel, stuck: tuple[threading.Event, threading.Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "HANDING", 0.1)
+    monkeypatch.setattr(restart, "HANDING", 0.1)
     with boot(tmp_path) as (state, _):
         _put_two(state, kernel)
         told = state.ask({"do": "freeze", **MEMORY})[0]
@@ -187,6 +188,49 @@ def test_a_cancel_in_the_middle_ends_it(
         assert comes_to(lambda: len(kernel.alive()), 0)
         assert other.status()["state"] == "normal"
         other.put("b", memfd(b"another"))
+
+
+@pytest.mark.parametrize(
+    ("carrier", "refuses"), [("file", "nobody"), ("memory", "device"), ("memory", "kernel"), ("memory", "thread")]
+)
+def test_where_no_child_is_to_be_had_to_write_it_that_is_said_and_everything_stays_usable(
+    tmp_path: Path, kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch, carrier: str, refuses: str
+) -> None:
+    with boot(tmp_path) as (state, here):
+        state.put("table", memfd(b"12345"))
+        kernel.held = refuses == "device"
+        kernel.refuse = {5: errno.ENOMEM} if refuses == "kernel" else {}
+        with monkeypatch.context() as patch:
+            patch.setattr(Inline, "child", none_to_be_had)
+            if refuses == "thread":
+                patch.setattr(beside, "thread", none_to_be_had)
+            with pytest.raises(client.NotDone, match="resource temporarily unavailable") as no:
+                state.ask({"do": "freeze", "carrier": carrier, "why": "a test"})
+        assert no.value.errno == errno.EAGAIN
+        assert here.told == ["what applications have handed over is not carried: resource temporarily unavailable"]
+        assert (state.status()["state"], kernel.alive()) == ("normal", [])
+        kernel.held = False
+        state.put("other", memfd(b"123"))
+        assert state.ask({"do": "freeze", "carrier": "file", "why": "a test"})[0]["count"] == 2
+
+
+def test_what_could_not_be_removed_at_a_cancel_is_removed_by_the_next(
+    tmp_path: Path, kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with boot(tmp_path) as (state, _):
+        state.put("table", memfd(b"12345"))
+        state.ask({"do": "freeze", "carrier": "file", "why": "a test"})
+        with monkeypatch.context() as patch:
+            patch.setattr(Inline, "child", none_to_be_had)
+            with pytest.raises(client.NotDone, match="resource temporarily unavailable"):
+                state.ask({"do": "cancel"})
+        assert state.status()["state"] == "normal"
+        with monkeypatch.context() as patch:
+            patch.setattr(FileStore, "forget", none_to_be_had)
+            with pytest.raises(client.NotDone, match="resource temporarily unavailable"):
+                state.ask({"do": "cancel"})
+        state.ask({"do": "cancel"})
+        assert os.listdir(tmp_path / "live") == []
 
 
 def test_what_a_thread_says_comes_in_the_loop_and_that_it_has_said_nothing_as_well() -> None:

@@ -14,7 +14,9 @@ from collections.abc import Iterator
 import pytest
 
 from kexecd import client
+from kexecd.liveupdate.filestore import FileStore
 from kexecd.liveupdate.index import Carrier
+from kexecd.liveupdate.protocol import LIMIT, refused
 from tests.unit.liveupdate.holding import Holder, as_user, content, holding, memfd
 
 ALICE = 4711
@@ -136,6 +138,32 @@ def test_nothing_is_taken_or_dropped_once_it_is_frozen(holder: Holder) -> None:
                 work()
             assert no.value.errno == errno.EBUSY
             assert no.value.strerror == "everything is frozen, since this machine restarts"
+
+
+def test_what_was_being_prepared_when_it_was_frozen_stays_frozen(
+    holder: Holder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (begun, begins), (go_on, goes_on) = os.pipe(), os.pipe()
+
+    def rate(disk: FileStore) -> float:
+        os.write(begins, b".")
+        os.read(go_on, 1)
+        return 1.0
+
+    holder.end()
+    with monkeypatch.context() as patch:
+        patch.setattr(FileStore, "rate", rate)
+        holder.start()
+    client.put("table", memfd(b"x"), path=holder.socket)
+    with holder.ask() as slow, holder.ask() as state:
+        slow._socket.send(b'{"do": "prepare", "carrier": "file"}')
+        assert os.read(begun, 1) == b"."
+        state.ask({"do": "freeze", "carrier": "file", "why": "a test"})
+        os.write(goes_on, b".")
+        assert slow._socket.recv(LIMIT) == refused("everything is frozen already", errno.EBUSY)
+        assert (state.status()["state"], state.status()["why"]) == ("frozen", "a test")
+    for fd in (begun, begins, go_on, goes_on):
+        os.close(fd)
 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["prepared", "frozen"])

@@ -6,7 +6,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -17,13 +16,10 @@ from pathlib import Path
 import pytest
 
 from kexecd import client
-from kexecd.errors import Busy, ExitCode
 from kexecd.kernel import proc
-from kexecd.liveupdate import protocol
-from kexecd.liveupdate.holder import serve
 from kexecd.liveupdate.store import NOBODY, Limits
 from kexecd.teardown.spare import Spare
-from tests.unit.liveupdate.holding import PATIENCE, Holder, as_user, comes_to, content, holding, memfd
+from tests.unit.liveupdate.holding import Holder, as_user, comes_to, content, holding, memfd
 
 TOP = Path(__file__).parents[3]
 ALICE, BOB = 4711, 4712
@@ -105,12 +101,6 @@ def test_root_sees_and_reaches_everybodys(holder: Holder) -> None:
         assert [(held.uid, held.name) for held in state.list()] == [(ALICE, "table")]
         assert content(state.get("table", uid=ALICE) or -1) == b"alice"
         assert state.drop("table", uid=ALICE)
-
-
-@pytest.mark.parametrize("do", ["prepare", "freeze", "session", "cancel", "finish"])
-def test_only_root_decides_about_a_restart(holder: Holder, do: str) -> None:
-    question = {"do": do} | ({"carrier": "file"} if do in ("prepare", "freeze") else {})
-    assert refused(as_user(ALICE, lambda: holder.ask().ask(question)[0])) == (errno.EPERM, f"only root may {do}")
 
 
 def test_a_user_without_a_name_of_his_own_is_refused(holder: Holder) -> None:
@@ -206,84 +196,6 @@ def test_a_checksum_is_kept_of_what_can_no_longer_change(holder: Holder) -> None
         assert state.put("open", memfd(b"abc")).sha256 == ""
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
         assert state.put("final", fd).sha256.startswith("ba7816bf8f01cfea")
-
-
-@pytest.mark.parametrize("message", [b"", b"x", b"{}", b"[]", b'{"do": "put"}', b'{"do": "get", "name": "/"}', b"\xff"])
-def test_nonsense_is_answered_and_the_next_question_too(holder: Holder, message: bytes) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as caller:
-        caller.settimeout(PATIENCE)
-        caller.connect(holder.socket)
-        caller.send(message)
-        answer = caller.recv(protocol.LIMIT)
-        if message:
-            assert b'"done": false' in answer
-            caller.send(b'{"do": "status"}')
-            assert b'"done": true' in caller.recv(protocol.LIMIT)
-        else:
-            assert answer == b""  # nobody can tell it from hanging up
-    with holder.ask() as state:
-        assert state.status()["state"] == "normal"
-
-
-def test_more_descriptors_than_one_are_refused_and_none_is_kept(holder: Holder) -> None:
-    with holder.ask() as state:
-        state.status()  # so that the connection is counted
-        before = len(os.listdir(f"/proc/{holder.pid}/fd"))
-        fds = [memfd() for _ in range(20)]
-        message = b'{"do": "put", "name": "x"}'
-        socket.send_fds(state._socket, [message], fds)
-        assert b'"done": false' in state._socket.recv(protocol.LIMIT)
-        assert comes_to(lambda: len(os.listdir(f"/proc/{holder.pid}/fd")), before)
-
-
-def test_who_connects_without_end_is_refused_and_others_are_not(holder: Holder) -> None:
-    def crowd() -> object:
-        crowd = [holder.ask() for _ in range(40)]
-        told = []
-        for one in crowd:
-            try:
-                told.append(one.status()["state"])
-            except OSError:
-                told.append("refused")
-        return told.count("refused")
-
-    assert as_user(ALICE, crowd) == 24
-    assert as_user(BOB, lambda: holder.ask().status()["state"]) == "normal"
-
-
-def test_who_leaves_in_the_middle_of_an_answer_harms_nobody(holder: Holder) -> None:
-    for _ in range(20):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as caller:
-            caller.connect(holder.socket)
-            caller.send(b'{"do": "prepare", "carrier": "file"}')
-    with holder.ask() as state:
-        assert state.status()["state"] in ("normal", "prepared")
-
-
-def test_while_somebodys_large_one_is_looked_at_others_are_answered(holder: Holder) -> None:
-    large = memfd()
-    os.ftruncate(large, 512 << 20)
-    fcntl.fcntl(large, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
-    with holder.ask() as slow, holder.ask() as quick:
-        socket.send_fds(slow._socket, [b'{"do": "put", "name": "large"}'], [large])
-        assert quick.status()["count"] == 0
-        assert not select.select([slow._socket], [], [], 0)[0], "it was answered before the other one"
-        assert b'"done": true' in slow._socket.recv(protocol.LIMIT)
-        assert quick.status()["count"] == 1
-
-
-def test_a_second_holder_does_not_take_the_place_of_the_first(holder: Holder) -> None:
-    pid = os.fork()
-    if pid == 0:
-        try:
-            serve(str(holder.run_dir), str(holder.live))
-        except Busy as busy:
-            os._exit(busy.exit_code)
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == ExitCode.BUSY
-    with holder.ask() as state:
-        assert state.status()["state"] == "normal"
 
 
 def test_the_holder_is_spared_on_the_way_down(holder: Holder) -> None:

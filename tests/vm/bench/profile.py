@@ -153,7 +153,8 @@ def main() -> int:
             imports = guest.run(*command, timeout=60, check=False).stderr
             guest.put("/run/driver.py", DRIVER_TEXT.encode())
             guest.run("systemd-run", "--quiet", "--unit=profiled", "/usr/bin/python3", "-I", "/run/driver.py")
-            guest.run("/bin/sh", "-c", "until [ -S /run/kexecd/request ]; do sleep 0.1; done; kexecctl status; sleep 1.5")
+            up = "until [ -S /run/kexecd/request ]; do sleep 0.1; done; kexecctl status; sleep 1.5"
+            guest.run("/bin/sh", "-c", up)
             lines = _restart(guest)
     print(*_modules(imports, options.imports), sep="\n")
     print()
