@@ -90,8 +90,11 @@ def read_text(path: str, *, root: str = "/", limit: int = TEXT_LIMIT) -> str | N
     return data.decode(errors="surrogateescape")
 
 
-def write_atomic(path: str, data: bytes, *, mode: int = 0o644) -> None:
-    """Replace a file so that, whenever the power fails, either the old or the new content is there, whole."""
+def write_atomic(path: str, data: bytes, *, mode: int = 0o644, flush: bool = True) -> None:
+    """Replace a file so that, whenever the power fails, either the old or the new content is there, whole.
+
+    flush: False where the filesystem is written back as a whole right afterwards, and none of both is no loss.
+    """
     directory, name = os.path.split(path)
     os.makedirs(directory, mode=0o755, exist_ok=True)
     temporary = os.path.join(directory, f".{name}.{os.getpid()}")  # as `_writer` reads it
@@ -100,12 +103,14 @@ def write_atomic(path: str, data: bytes, *, mode: int = 0o644) -> None:
         with open(fd, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(fd)
+            if flush:
+                os.fsync(fd)
         os.rename(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
-    sync_directory(directory)
+    if flush:
+        sync_directory(directory)
 
 
 def write_json(path: str, record: Mapping[str, object], *, mode: int = 0o644) -> None:

@@ -135,7 +135,7 @@ def test_so_does_one_that_ends_in_emergency_mode() -> None:
 @beside_systemd(IDLE)
 def test_with_a_pid_1_that_stands_still_nobody_waits_for_it() -> None:
     """What it is told in the end it is told by a signal, and is let go for that: everything is closed by then."""
-    put_in_place(good=False, seconds=6)
+    put_in_place(good=False, seconds=15)
     systemctl("start", "kexecd-confirm.service")
     eventually(lambda: (pending := handoff.read()) is not None and pending.arrived_in == sysfs.boot_id(), 20)
     freezer.hold()
