@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import json
 import os
 import signal
@@ -59,6 +60,7 @@ def serve(connection: socket.socket, request: Request) -> int:
 
 def _get_ready() -> None:
     """In the hand. Away from the daemon's session and control group: PID 1 stops its service on the way down."""
+    gc.disable()  # what the daemon's descriptors belonged to must not be finalised (kexecd.daemon.child)
     child.reset_signals()
     os.setsid()
     cgroup.leave()
