@@ -16,6 +16,7 @@ import os
 import select
 import signal
 import socket
+import time
 from collections.abc import Callable
 
 from kexecd.executor import Witness
@@ -23,6 +24,9 @@ from kexecd.executor import Witness
 SILENCE = 30.0
 """Seconds without a word after the commit point; the walker says one every kexecd.executor.PULSE. One pass over 5,000
 processes on a slow machine may take several without an opportunity to speak."""
+
+SELDOM = 0.1
+"""Seconds between two words that say nothing new: each wakes the standby, and the processor is needed elsewhere."""
 
 LAST_SILENCE = 150.0
 """The same once the walker has begun the irreversible act: the kernel first shuts every device down, and a disk
@@ -44,6 +48,7 @@ class Standby(Witness):
         self._begun: list[int] = []
         self._committed = committed
         self._pid = 0
+        self._said = 0.0  # when, by time.monotonic()
         self._channel = self._start()
 
     def begun(self, step: int) -> None:
@@ -55,7 +60,8 @@ class Standby(Witness):
         self._say(b"c")
 
     def alive(self) -> None:
-        self._say(b"a")
+        if time.monotonic() >= self._said + SELDOM:
+            self._say(b"a")
 
     def last(self) -> None:
         """The irreversible act follows. From now on SIGTERM ends both of us: PID 1 sends it when it takes over."""
@@ -70,6 +76,7 @@ class Standby(Witness):
             os.waitpid(self._pid, 0)
 
     def _say(self, word: bytes) -> None:
+        self._said = time.monotonic()
         try:
             self._channel.send(word, socket.MSG_DONTWAIT)
         except BlockingIOError:
