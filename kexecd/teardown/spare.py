@@ -38,6 +38,10 @@ _caller: Process | None = None
 _servers: Servers | None = None
 """Of the last plan that was drawn up here."""
 
+_marks: dict[tuple[int, int, str], bool] = {}
+"""Who says of itself that it is needed, since then: to ask that takes longer than all else that a look asks. By number,
+start and name, which is another one after an execve(2)."""
+
 _helper: Process | None = None
 """What works for us, and is none of our descendants."""
 
@@ -70,6 +74,7 @@ class Spare:
     @classmethod
     def ours(cls, mounts: Iterable[Mount] | None = None) -> Spare:
         global _servers  # noqa: PLW0603
+        _marks.clear()
         _servers = serving(mountinfo.read() if mounts is None else mounts)
         return cls(frozenset(), frozenset(), _servers).renewed()
 
@@ -131,7 +136,10 @@ def _helpers() -> frozenset[int]:
 
 def is_marked(process: Process) -> bool:
     """Whether it says of itself that the root filesystem needs it; only of root that is believed."""
-    return proc.argv0(process, 1) == "@" and proc.uid(process.pid) == 0
+    who = process.pid, process.start, process.name
+    if who not in _marks:
+        _marks[who] = proc.argv0(process, 1) == "@" and proc.uid(process.pid) == 0
+    return _marks[who]
 
 
 def serving(mounts: Iterable[Mount], root: str = "/") -> Servers:

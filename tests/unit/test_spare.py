@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -122,4 +123,26 @@ def test_only_of_root_the_mark_is_believed(monkeypatch: pytest.MonkeyPatch) -> N
     marked = Process(4711, 1, 4711, 0, 0, "S", "mdmon", 1, False)
     assert Spare(frozenset(), frozenset())(marked)
     owner = 1000
-    assert not Spare(frozenset(), frozenset())(marked)
+    assert not Spare(frozenset(), frozenset())(replace(marked, start=1))
+
+
+def test_the_mark_is_asked_for_once_in_a_plan_and_of_another_program_once_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from kexecd.kernel import proc
+
+    asked: list[str] = []
+
+    def argv0(process: Process, most: int) -> str:
+        asked.append(process.name)
+        return ""[:most]
+
+    monkeypatch.setattr(proc, "argv0", argv0)
+    one = Process(4712, 1, 4712, 0, 0, "S", "init", 1, False)
+    spare = Spare(frozenset(), frozenset())
+    for process in (one, one, replace(one, name="mdmon"), one):
+        assert not spare(process)
+    assert asked == ["init", "mdmon"]
+    Spare.ours([])
+    spare(one)
+    assert asked == ["init", "mdmon", "init"], "a plan that is drawn up later asks anew"
