@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from kexecd.kernel import mountinfo
+from kexecd.kernel import mountinfo, proc
 from kexecd.model import Mount
 
 
@@ -31,8 +31,9 @@ def others() -> tuple[Namespace, ...]:
     """Every mount namespace but our own that a process is in, each once."""
     found: dict[str, Namespace] = {}
     own = os.readlink("/proc/self/ns/mnt")
+    passed_over = set(map(str, proc.kernel_threads()))  # which have the one that the machine began with
     for pid in os.listdir("/proc"):
-        if not pid.isdecimal():
+        if not pid.isdecimal() or pid in passed_over:
             continue
         try:
             link = os.readlink(f"/proc/{pid}/ns/mnt")
