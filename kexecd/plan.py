@@ -126,7 +126,7 @@ def _fast(policy: Policy, survey: Survey, parts: Parts, going_to: str) -> tuple[
         *parts.asking,
         Phase(
             "announce", 4999, "people, as soon as it is certain: they may still save something",
-            (_announcement(policy, survey, going_to),),
+            _announcement(policy, survey, going_to),
         ),
         Phase(
             "guests", 5000, "virtual machines and containers have a whole system of their own to shut down",
@@ -188,7 +188,7 @@ def _now(policy: Policy, survey: Survey, parts: Parts, going_to: str) -> tuple[P
         *parts.asking,
         Phase(
             "announce", 4999, "people, although they cannot do much",
-            (_announcement(policy, survey, going_to),),
+            _announcement(policy, survey, going_to),
         ),
         *_closing(survey, parts),
     )
@@ -244,9 +244,10 @@ def _orderly(policy: Policy, survey: Survey, parts: Parts, going_to: str) -> tup
     )
 
 
-def _announcement(policy: Policy, survey: Survey, going_to: str) -> Announce:
-    terminals = survey.terminals if policy.announce else ()
-    return Announce(f"This machine restarts now into {going_to}.", terminals)
+def _announcement(policy: Policy, survey: Survey, going_to: str) -> tuple[Step, ...]:
+    if not policy.announce or not survey.terminals:
+        return ()
+    return (Announce(f"This machine restarts now into {going_to}.", survey.terminals),)
 
 
 def _marked(phases: tuple[Phase, ...]) -> tuple[Phase, ...]:

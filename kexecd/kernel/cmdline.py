@@ -273,8 +273,8 @@ def _assignment(text: str) -> Parameter:
 
 
 def _is_meant(parameter: Parameter, what: str) -> bool:
-    key, equals, value = what.partition("=")
-    return _spelled(parameter.key) == _spelled(key) and (not equals or parameter.value == value)
+    meant = _parameter(what)
+    return _spelled(parameter.key) == _spelled(meant.key) and meant.value in (None, parameter.value)
 
 
 def _spelled(key: str) -> str:

@@ -45,9 +45,11 @@ def kernel_threads() -> frozenset[int]:
     """The kernel threads of the last scan() that are still there, without a look at each: of a server with many CPUs
     they are most of what /proc has. Nobody, where that cannot be told.
 
-    kthreadd's children are not enough: it also starts programs for the kernel (kernel/umh.c).
+    kthreadd's children are not enough: it also starts programs for the kernel (kernel/umh.c). And in a PID namespace
+    made after that scan its number is somebody else's.
     """
-    if KTHREADD not in _kernel_threads:
+    kthreadd = read(KTHREADD)
+    if KTHREADD not in _kernel_threads or kthreadd is None or not kthreadd.kernel_thread:
         return frozenset()
     try:
         with open(f"/proc/{KTHREADD}/task/{KTHREADD}/children", "rb", buffering=0) as file:

@@ -16,6 +16,13 @@ from kexecd.model import Event, EventKind
 
 EVENTS_FILE = "events.jsonl"
 
+A_WHILE = 0.1
+"""Seconds from which on a phase is worth telling anybody of its end: consoles are slow, and journald, which is waited
+for itself, takes as long for a message as an emptied machine takes for a phase."""
+
+PERIOD = 1.0
+"""Seconds between two times that a console is told how long it will take."""
+
 
 def as_json(event: Event) -> dict[str, object]:
     fields: dict[str, object] = {
@@ -52,7 +59,7 @@ def as_text(event: Event) -> str:
         case EventKind.STEP:
             return f"{event.phase}: {event.text}"
         case EventKind.DONE:
-            return f"{name}: done, {event.seconds:.2f} s" if not event.step else ""
+            return f"{name}: done, {event.seconds:.2f} s" if not event.step and event.seconds >= A_WHILE else ""
         case EventKind.FAILED:
             return f"{name}: failed after {event.seconds:.2f} s: {event.text}"
         case EventKind.NOTE:
@@ -88,6 +95,7 @@ class Sinks:
     ) -> None:
         self._text, self._lines, self._plain, self._log = tuple(text), tuple(lines), tuple(plain), log
         self._within, self._deadline = within, 0.0
+        self._next = 0.0  # when it is time to say how much is left
 
     def __call__(self, event: Event) -> None:
         self._write(self._lines, json.dumps(as_json(event)) + "\n")
@@ -101,7 +109,8 @@ class Sinks:
     def _for_people(self, event: Event) -> str:
         if event.kind is EventKind.COMMIT and self._within:
             self._deadline = event.at + self._within
-        if event.kind is EventKind.PHASE and self._deadline:
+        if event.kind is EventKind.PHASE and self._deadline and event.at >= self._next:
+            self._next = event.at + PERIOD
             left = self._deadline - event.at
             return f"{event.phase}: {left:.1f} s are left" if left > 0 else f"{event.phase}: {-left:.1f} s late"
         return as_text(event)

@@ -93,14 +93,8 @@ def message(kind: Kind, text: str, priority: Priority | None = None, **fields: o
     return Message(kind, text, ROWS[kind].priority if priority is None else priority, told)
 
 
-A_WHILE = 0.1
-"""Seconds from which on a phase is worth a message of its end: journald is a part of what is waited for."""
-
-
 def of_event(event: Event) -> Message | None:
     """None for what only a program wants, and reads in events.jsonl."""
-    if event.kind is EventKind.DONE and event.seconds < A_WHILE:
-        return None
     text = as_text(event)
     if event.kind is EventKind.STATE:
         text = f"the state of this restart: {event.text}"

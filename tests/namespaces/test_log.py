@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from kexecd.model import Cleanliness, Event, EventKind, Left, Verdict
+from kexecd.report.events import A_WHILE
 from kexecd.report.log import JOURNAL, Format, Log, as_fields, as_line, open_log
-from kexecd.report.messages import A_WHILE, ROWS, Kind, message
+from kexecd.report.messages import ROWS, Kind, message
 from tests.namespaces.isolated import isolated
 from tests.namespaces.stage import eventually
 

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from kexecd.executor import RealClock
 from kexecd.kernel import pidfd, proc
@@ -367,3 +368,11 @@ def test_the_scan_sees_whom_psutil_sees() -> None:
     assert proc.uid(one.pid) == one.uids().effective
     assert ours[one.pid].session == os.getsid(0)
     assert ours[one.pid].threads == one.num_threads()
+
+
+@isolated
+def test_a_process_with_a_number_that_was_a_kernel_threads_in_another_namespace_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(proc, "_kernel_threads", frozenset(range(2, 1000)))
+    assert proc.kernel_threads() == frozenset()

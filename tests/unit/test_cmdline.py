@@ -178,6 +178,8 @@ def test_bytes_are_counted_not_characters() -> None:
         ("nosmt ro mem=4G", Edits(remove=("mem", "nosmt")), "ro"),
         ("console=ttyS0 console=tty0", Edits(remove=("console=tty0",)), "console=ttyS0"),
         ("ro", Edits(remove=("mem",)), "ro"),
+        ("ro = =x", Edits(remove=("=",)), "ro =x"),
+        ('x="a b" x=c', Edits(remove=('x="a b"',)), "x=c"),
         ("memory=4G xmem=1", Edits(remove=("mem",)), "memory=4G xmem=1"),
         ("ro -- mem=1", Edits(remove=("mem",)), "ro -- mem=1"),
         ("page-owner=on", Edits(remove=("page_owner",)), ""),

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from kexecd.model import Event, EventKind
-from kexecd.report.events import Sinks, as_text
-from kexecd.report.messages import A_WHILE, ROWS, Kind, Priority, message, of_event
+from kexecd.report.events import A_WHILE, PERIOD, Sinks, as_text
+from kexecd.report.messages import ROWS, Kind, Priority, message, of_event
 
 DOCS = Path(__file__).parents[2] / "docs/logs.md"
 
@@ -61,6 +61,17 @@ COMMIT = Event(EventKind.COMMIT, 100.0, text="from here on")
 def test_the_console_shows_the_phase_and_how_much_time_is_left() -> None:
     phase = Event(EventKind.PHASE, 103.25, "unmount", text="why")
     assert console(COMMIT, phase, within=10.0)[1] == "kexecd: unmount: 6.8 s are left"
+
+
+def test_the_time_is_not_told_again_within_a_second() -> None:
+    phases = [Event(EventKind.PHASE, 100.0 + after, "sync") for after in (0.0, PERIOD / 2, PERIOD)]
+    told = console(COMMIT, *phases, within=10.0)
+    assert told[1:] == ["kexecd: sync: 10.0 s are left", "kexecd: sync: 9.0 s are left"]
+
+
+def test_nobody_is_told_the_end_of_a_phase_that_was_over_at_once() -> None:
+    ends = [Event(EventKind.DONE, 101.0, "sync", seconds=seconds) for seconds in (A_WHILE / 2, A_WHILE)]
+    assert console(*ends) == ["kexecd: sync: done, 0.10 s"]
 
 
 def test_past_the_deadline_it_shows_how_late_it_is() -> None:

@@ -84,7 +84,7 @@ class Moment:
 
 MOMENTS = (
     Moment("as the restart is written down", r"kexecd: record: write"),
-    Moment("when it has been written down", r"kexecd: record: done"),
+    Moment("when it has been written down", r"kexecd: commit point"),
     Moment("at the jump", r"Starting new kernel"),
     Moment("as the new boot finishes the restart", r"Starting kexecd-finish|kexecd: this boot: kexec"),
 )
