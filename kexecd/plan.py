@@ -17,7 +17,7 @@ from kexecd.teardown.announce import Announce
 from kexecd.teardown.filesystems import PATIENCE, SETTLING, ReadOnly, Settle, Unmount, look
 from kexecd.teardown.processes import QuitProcesses
 from kexecd.teardown.survey import Survey
-from kexecd.teardown.sync import StartSync, Sync
+from kexecd.teardown.sync import Sync
 from kexecd.teardown.verdict import Verify
 
 COMMIT_POINT = 5000
@@ -117,11 +117,6 @@ def _fast(policy: Policy, survey: Survey, parts: Parts, going_to: str) -> tuple[
     services = parts.services
     others = tuple(process for process in survey.processes if process not in services.covered)
     return (
-        Phase(
-            "write back", 40, "what is dirty by now is written while everything else is prepared; nobody waits for it",
-            (StartSync(),),
-            share=0.0, at_least=STARTING,
-        ),
         *parts.prepare,
         *parts.asking,
         Phase(

@@ -13,7 +13,6 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from enum import IntEnum
@@ -41,9 +40,6 @@ NUL = b"\0"
 
 END = NUL + b"\n"
 PART = 1 << 16  # bytes of one read
-
-PAUSE = 0.02
-"""Seconds between two looks at what is told: whoever shows it takes the processor from the one who does it."""
 
 
 class Attempt(IntEnum):
@@ -258,8 +254,6 @@ def watch(reader: int, *, as_json: bool) -> ExitCode:
             if record:
                 raise refusal_from(json.loads(record))
             return ExitCode.OK
-        if not as_json:  # of which there may be more at once than a pipe takes
-            time.sleep(PAUSE)
     raise NotRestarted("the restart was not finished", "the process that walked the plan has ended", instead="unknown")
 
 

@@ -56,16 +56,17 @@ class SyncStuck(Exception):
 
 
 def begin_ahead(unwritten: Callable[[], int] = sysfs.writeback) -> None:
-    """What StartSync does, before there is a plan: to draw it up takes as long as a disk takes to write megabytes.
+    """Have every disk begin at once, and wait for none: sync(2) wakes the flusher threads of all of them first.
 
-    For a restart that is wanted at once. If it is refused, what is dirty has only been written a little earlier.
+    For a restart that is wanted at once, before there is a plan: to draw it up takes as long as a disk takes to write
+    megabytes. If it is refused, what is dirty has only been written a little earlier.
     """
     global _ahead  # noqa: PLW0603
     if unwritten() < EARLY:
         return
     try:
         pid = os.fork()
-    except OSError:  # StartSync tries again, and a head start is no reason to refuse anything
+    except OSError:  # a head start is no reason to refuse anything
         return
     if pid == 0:
         try:
@@ -77,27 +78,6 @@ def begin_ahead(unwritten: Callable[[], int] = sysfs.writeback) -> None:
             os._exit(0)
     _ahead = os.pidfd_open(pid)
     spare.helped_by(pid)
-
-
-@dataclass(frozen=True, slots=True)
-class StartSync:
-    """Have every disk begin at once, and wait for none: sync(2) wakes the flusher threads of all of them first."""
-
-    unwritten: Callable[[], int] = field(default=sysfs.writeback, repr=False)
-    name: str = "start sync"
-
-    def describe(self) -> str:
-        return "have every disk begin to write back what is dirty"
-
-    def run(self, context: Context) -> Running:
-        if self.unwritten() >= EARLY and not _is_under_way():
-            workers = Workers(1, patience=float("inf"), now=context.now)
-            workers.submit(Call("sync"))
-            workers.leave()
-        yield from ()
-
-    def undo(self) -> None:
-        """Nothing: written back is written back."""
 
 
 @dataclass(frozen=True, slots=True)

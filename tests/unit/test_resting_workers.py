@@ -17,8 +17,8 @@ from kexecd.kernel.descriptors import readable
 from kexecd.model import Context, Running
 from kexecd.teardown import sync
 from kexecd.teardown.spare import Spare
-from kexecd.teardown.sync import StartSync, Sync
-from kexecd.teardown.workers import OPERATIONS, Call, Outcome, Workers, hire_ahead, keep_workers, left_behind
+from kexecd.teardown.sync import Sync
+from kexecd.teardown.workers import Call, Outcome, Workers, hire_ahead, keep_workers, left_behind
 
 NOTHING = Call("holders")  # of no place: it comes back at once
 SECONDS = 20.0
@@ -140,51 +140,34 @@ def gone() -> None:
     assert left_behind() == ()
 
 
-def started(unwritten: int) -> Running:
+def early() -> Running:
     context = Context(now=time.monotonic, deadline=time.monotonic() + SECONDS, tell=print)
-    return StartSync(unwritten=lambda: unwritten).run(context)
+    return Sync(early=True, unwritten=lambda: 1 << 30).run(context)
 
 
 @in_own_process
-def test_the_disks_begin_and_nobody_waits_for_them() -> None:
-    assert list(started(1 << 30)) == []
-    assert len(children()) == 1
-    gone()
-
-
-@in_own_process
-def test_what_is_written_in_a_moment_needs_no_beginning() -> None:
-    assert list(started(1 << 20)) == []
-    assert children() == set()
-
-
-@in_own_process
-def test_while_they_are_at_it_nobody_has_them_begin_again() -> None:
-    real, OPERATIONS["sync"] = OPERATIONS["sync"], signal.pause
+def test_while_the_disks_are_at_it_nobody_has_them_begin_again() -> None:
+    real, os.sync = os.sync, signal.pause
+    sync.begin_ahead(lambda: sync.EARLY)
+    (at_it,) = children()
     keep_workers()
-    assert list(started(1 << 30)) == []
-    (at_it,) = left_behind()
-    assert at_it == Call("sync")
-    context = Context(now=time.monotonic, deadline=time.monotonic() + SECONDS, tell=print)
-    early = Sync(early=True, unwritten=lambda: 1 << 30, mounts=lambda: ())
-    before = children()
-    assert list(early.run(context)) == []
-    assert len(children()) == len(before) + 1, "one is hired for what comes next"
-    for pid in before:
+    assert list(early()) == []
+    assert len(children()) > 1, "some are hired for what comes next"
+    os.sync = real
+    for pid in children():
         os.kill(pid, signal.SIGKILL)
-    gone()
-    OPERATIONS["sync"] = real
+    os.waitpid(at_it, 0)
+    assert next(early()).fds, "when it has ended what is dirty since then begins"
 
 
 @in_own_process
-def test_a_beginning_before_there_is_a_plan_is_the_only_one_and_is_not_asked_to_quit() -> None:
+def test_the_disks_begin_before_there_is_a_plan_and_who_waits_for_them_is_not_asked_to_quit() -> None:
     real, os.sync = os.sync, signal.pause
     sync.begin_ahead(lambda: sync.EARLY)
     (pid,) = children()
     everyone = Spare.ours(mounts=())
     process = proc.read(pid)
     assert process and everyone(process)
-    assert list(started(1 << 30)) == [] and children() == {pid}
     end = time.monotonic() + SECONDS
     while os.listdir(f"/proc/{pid}/fd") and time.monotonic() < end:
         time.sleep(0.01)
@@ -193,9 +176,6 @@ def test_a_beginning_before_there_is_a_plan_is_the_only_one_and_is_not_asked_to_
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     os.sync = real
-    assert list(started(1 << 30)) == []
-    assert len(children()) == 1, "when it has ended what is dirty since then begins"
-    gone()
 
 
 @in_own_process
