@@ -19,7 +19,7 @@ class Announce:
     name: str = "announce"
 
     def describe(self) -> str:
-        return f"tell {len(self.terminals)} terminals: {self.sentence}" if self.terminals else "nobody is logged in"
+        return f"tell {len(self.terminals)} terminals: {self.sentence}"
 
     def run(self, context: Context) -> Running:
         for terminal in self.terminals:

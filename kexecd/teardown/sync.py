@@ -19,7 +19,7 @@ from kexecd.kernel.descriptors import readable
 from kexecd.model import Context, Mount, Running
 from kexecd.teardown import spare
 from kexecd.teardown.graph import Graph, Walk
-from kexecd.teardown.workers import Call, Workers, hire_ahead, left_behind
+from kexecd.teardown.workers import Call, Workers, hire_ahead
 
 PARALLEL = 32
 """Filesystems at a time: the flusher threads of the kernel write to all disks at once anyway, here is only waited."""
@@ -146,9 +146,7 @@ class Sync:
 
 def _is_under_way() -> bool:
     """Whether one is not done: another one beside it costs each disk one more flush, and writes nothing."""
-    if _ahead >= 0 and not readable(_ahead, 0.0):
-        return True
-    return any(call.operation == "sync" for call in left_behind())
+    return _ahead >= 0 and not readable(_ahead, 0.0)
 
 
 def _size(count: int) -> str:

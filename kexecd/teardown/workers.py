@@ -250,13 +250,6 @@ class Workers:
         self._queue.clear()
         return outcomes
 
-    def leave(self) -> None:
-        """Let what is under way come to its end without anybody who waits for it."""
-        for worker in self._busy.values():
-            _abandoned[worker.pid] = worker.call
-            worker.channel.close()
-        self._busy.clear()
-
     def close(self) -> None:
         self.give_up()
         if _resting is not None:

@@ -111,18 +111,6 @@ def test_one_that_does_not_answer_is_not_kept() -> None:
 
 
 @in_own_process
-def test_who_is_left_to_its_work_ends_with_it_and_is_told_of_as_long_as_it_is_at_it() -> None:
-    workers = Workers(1, patience=SECONDS, now=time.monotonic)
-    workers.submit(Call("sleep"))
-    workers.leave()
-    workers.close()
-    (pid,) = children()
-    assert left_behind() == (Call("sleep"),)
-    os.kill(pid, signal.SIGKILL)
-    gone()
-
-
-@in_own_process
 def test_those_who_will_be_needed_can_be_there_before() -> None:
     hire_ahead(3)
     assert children() == set(), "where none is kept, none is hired"
@@ -131,13 +119,6 @@ def test_those_who_will_be_needed_can_be_there_before() -> None:
     before = children()
     assert len(before) == 3
     assert two_steps() == (before, before)
-
-
-def gone() -> None:
-    end = time.monotonic() + SECONDS
-    while left_behind() and time.monotonic() < end:
-        time.sleep(0.01)
-    assert left_behind() == ()
 
 
 def early() -> Running:
