@@ -174,7 +174,7 @@ def _fast(policy: Policy, survey: Survey, parts: Parts, going_to: str) -> tuple[
             (ReadOnly(preview=survey.mounts),),
             at_least=CLOSING,
         ),
-        *_end(),
+        *_end(survey),
     )
 
 
@@ -202,15 +202,15 @@ def _closing(survey: Survey, parts: Parts) -> tuple[Phase, ...]:
             (ReadOnly(forced=True, preview=survey.mounts),),
             at_least=CLOSING,
         ),
-        *_end(),
+        *_end(survey),
     )
 
 
-def _end() -> tuple[Phase, ...]:
+def _end(survey: Survey) -> tuple[Phase, ...]:
     return (
         Phase(
             "settle", 16000, "an array that is not marked clean is checked for hours in the next boot",
-            (Settle(),),
+            (Settle(),) if survey.has_arrays else (),
             at_least=SETTLING + 1.0,
         ),
         Phase(

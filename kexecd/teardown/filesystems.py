@@ -308,7 +308,7 @@ class ReadOnly:
 
     def run(self, context: Context) -> Running:
         remains = self.look()
-        calls, ahead = [call for call, _ in _closing(remains)], list[Call]()
+        calls, ahead, closed = [call for call, _ in _closing(remains)], list[Call](), set[Call]()
         if self.forced:
             # The emergency remount leaves a filesystem on several devices as it is (seen with Btrfs on 6.12).
             calls = [call for call, pooled in _closing(remains) if pooled]
@@ -324,8 +324,11 @@ class ReadOnly:
             for outcome in outcomes:
                 if outcome.errno and not (outcome.errno == errno.EBUSY and outcome.call in ahead):
                     context.tell(f"could not {outcome.call}: {outcome.why}, leaving it to the kernel")
-            remains = self.look()
-        if _closing(remains) or any(live.writable for live in verdict.hidden(remains)):
+            closed = {outcome.call for outcome in outcomes if not outcome.errno}
+            if len(closed) < len(calls):  # another one may have closed what these could not
+                remains = self.look()
+        left = [call for call, _ in _closing(remains) if call not in closed]
+        if left or any(live.writable for live in verdict.hidden(remains)):
             yield from self._force(context)
 
     def _force(self, context: Context) -> Generator[Wait, frozenset[int], None]:

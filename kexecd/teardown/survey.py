@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kexecd.kernel import block, mountinfo, proc
+from kexecd.kernel.block import Storage
 from kexecd.kernel.files import read_text
 from kexecd.model import Mount, Process, ProcessClass
 from kexecd.teardown.classes import Classifier, unit_of
@@ -32,6 +33,7 @@ class Survey:
     terminals: tuple[str, ...] = ()
     mounts: tuple[Mount, ...] = ()
     graph: Graph = Graph()  # of what is to be unmounted, detached and so on
+    has_arrays: bool = False  # of md
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +52,14 @@ def survey(root: str = "/") -> Survey:
     """This machine, or what a captured tree below `root` has of another one: its mounts."""
     if root != "/":
         mounts = mountinfo.parse(read_text("/proc/self/mountinfo", root=root) or "")
-        return Survey(mounts=mounts, graph=build_from(mounts, block.storage(root)))
+        return _survey((), mounts, block.storage(root))
     mounts = mountinfo.read()
-    processes = running(mounts)
-    return Survey(processes, terminals(processes), mounts, build_from(mounts, block.storage()))
+    return _survey(running(mounts), mounts, block.storage())
+
+
+def _survey(processes: tuple[Process, ...], mounts: tuple[Mount, ...], storage: Storage) -> Survey:
+    has_arrays = any(device.is_md for device in storage.stacked)
+    return Survey(processes, terminals(processes), mounts, build_from(mounts, storage), has_arrays)
 
 
 def running(mounts: Iterable[Mount] | None = None) -> tuple[Process, ...]:

@@ -25,11 +25,13 @@ COMMIT = "kexecd: commit point"
 SLOW = 10.0
 """Seconds from which on one run of a contestant is enough."""
 
-# An emulator translates code when it sees it first, which no CPU does: each contestant's program is run once, for all.
-# And whatever of them does something afterwards, as kexecd's daemon does, comes to its end.
+# An emulator translates code when it sees it first, which no CPU does: each contestant's program is run once, for all,
+# as far as it changes nothing. And what comes of that, as a new hand of kexecd's daemon, is waited for.
 WARM_UP = """
-kexecctl status; systemctl list-units; kexec --version; umount --version; sync --version; killall5 -V; setsid true
-sleep 1.5
+kexecctl reboot --fast --dry-run
+systemctl list-units; systemctl kexec --dry-run
+kexec --version; umount --version; sync --version; killall5 -V; setsid true
+sleep 3
 """
 
 
