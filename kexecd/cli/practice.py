@@ -15,53 +15,50 @@ from argparse import Namespace
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
+from kexecd import state
 from kexecd.cli.draft import draw_up
 from kexecd.executor import Executor, RealClock
-from kexecd.handoff import PENDING
 from kexecd.kernel import pidfd, proc
-from kexecd.model import Context, Phase, Running, Step, Way
+from kexecd.model import Context, Phase, Running, State, Step, Way
 from kexecd.record import RUN_DIR, loaded_record
 from kexecd.report import down
 from kexecd.report.events import Sinks
+from kexecd.report.log import Log, as_fields
 from kexecd.teardown.announce import Announce
 from kexecd.teardown.processes import Everyone, Held, quit_found
 from kexecd.teardown.spare import Spare
 from kexecd.teardown.verdict import Verify
+from kexecd.teardown.workers import Call, Workers
 from kexecd.wayback import begin
 from kexecd.wayback.begin import Terms
 
-SCRATCH = "practice"
-"""In the run directory, while something is written down for practice."""
+NO_LOG = "/nonexistent"
+"""A path where no log listens."""
 
 GRACE = 1.0
-"""Seconds for the volunteer to quit."""
+"""Seconds for the volunteer to quit, and for a worker to answer."""
 
 
-def go_down(options: Namespace) -> None:
-    """Draw up the plan of `reboot --fast`, and walk what only looks. Nothing where no image waits in memory: that would
-    mount and read much. Raises what drawing up a plan raises."""
+def go_down(options: Namespace, workers: int = 0) -> None:
+    """Draw up the plan of `reboot --fast`, and walk what only looks, with so many workers. Nothing where no image waits
+    in memory: that would mount and read much. Raises what drawing up a plan raises."""
     if loaded_record() is None:
         return
     plan = draw_up(options).plan
-    steps: tuple[Step, ...] = (Announce("nobody"), _QuitVolunteer(), Verify())
+    steps: tuple[Step, ...] = (Announce("nobody"), _QuitVolunteer(), _AskWorkers(workers), Verify())
     phases = tuple(Phase(step.name, number, "for practice", (step,)) for number, step in enumerate(steps))
-    with _nowhere() as nobody:
-        told = Sinks(text=(nobody,), lines=(nobody,), plain=(nobody,), within=plan.within)
+    with _nowhere() as nobody, _scratch(RUN_DIR) as scratch:
+        told = Sinks((nobody,), (nobody,), plain=(nobody,), log=Log(NO_LOG, as_fields), within=plan.within)
         Executor(replace(plan, phases=phases, hurry=()), emit=told, clock=RealClock()).run()
+        state.reached(State.PREPARED, plan.way, plan.act, loaded=False, run_dir=scratch)
 
 
 def write_down(run_dir: str = RUN_DIR) -> None:
-    """Write down what is written down of a restart, and take it away again. Raises OSError."""
+    """Write down what is written down of a restart. Raises OSError."""
     if image := loaded_record():
-        scratch = os.path.join(run_dir, SCRATCH)
-        try:
+        with _scratch(run_dir) as scratch:
             begin.write(begin.record(image, Way.FAST, Terms()), scratch)
             down.keep(run_dir, image.nonce, Way.FAST, scratch)
-        finally:
-            for name in (PENDING, down.DOWN):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(os.path.join(scratch, name))
-            os.rmdir(scratch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +77,27 @@ class _QuitVolunteer:
         finally:
             os.kill(volunteer, signal.SIGKILL)  # our own child, not yet waited for: the number is still its own
             os.waitpid(volunteer, 0)
+
+    def undo(self) -> None:
+        """Nothing has happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class _AskWorkers:
+    """Have each write back what is only in memory anyway."""
+
+    count: int
+    name: str = "ask"
+
+    def describe(self) -> str:
+        return f"have {self.count} workers sync {RUN_DIR}"
+
+    def run(self, context: Context) -> Running:
+        workers = Workers(self.count, patience=GRACE, now=context.now)
+        try:
+            yield from workers.run([Call("syncfs", (RUN_DIR,))] * self.count, context.deadline)
+        finally:
+            workers.close()
 
     def undo(self) -> None:
         """Nothing has happened."""
@@ -116,6 +134,19 @@ def _volunteer() -> int:
         finally:
             os._exit(1)
     return child
+
+
+@contextlib.contextmanager
+def _scratch(run_dir: str) -> Iterator[str]:
+    """A directory in memory, which goes with all that is in it."""
+    path = os.path.join(run_dir, f"practice.{os.getpid()}")
+    os.makedirs(path, mode=0o700)
+    try:
+        yield path
+    finally:
+        for name in os.listdir(path):
+            os.unlink(os.path.join(path, name))
+        os.rmdir(path)
 
 
 @contextlib.contextmanager

@@ -70,7 +70,7 @@ def _get_ready() -> None:
     _shower.append(Resting(_show))
     os.setpriority(os.PRIO_PROCESS, 0, LAST)  # last of all: those who were made by now are not slower for it
     with contextlib.suppress(Exception):  # whoever asks for a restart is told
-        practice.go_down(parser("reboot").parse_args(["reboot", "--fast"]))
+        practice.go_down(parser("reboot").parse_args(["reboot", "--fast"]), WORKERS)
     os.setpriority(os.PRIO_PROCESS, 0, 0)
 
 

@@ -29,12 +29,14 @@ def loaded() -> ImageRecord:
 
 
 @isolated
-def test_only_a_volunteer_is_asked_to_quit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_volunteer_is_asked_to_quit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(practice, "loaded_record", loaded)
     monkeypatch.setattr(practice, "draw_up", draft)
+    monkeypatch.setattr(practice, "RUN_DIR", str(tmp_path))
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as bystander:
-        practice.go_down(Namespace())
+        practice.go_down(Namespace(), workers=2)
         assert bystander.poll() is None
+        assert not os.listdir(tmp_path)
         assert [process.name for process in proc.scan() if process.ppid == os.getpid()] == ["sleep"]
         bystander.kill()
 
