@@ -73,7 +73,7 @@ class _QuitVolunteer:
     def run(self, context: Context) -> Running:
         volunteer = _volunteer()
         try:
-            yield from quit_found(context, _Only(volunteer), GRACE)
+            yield from quit_found(context, _Only(volunteer), GRACE, first=False)
         finally:
             os.kill(volunteer, signal.SIGKILL)  # our own child, not yet waited for: the number is still its own
             os.waitpid(volunteer, 0)

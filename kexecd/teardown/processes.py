@@ -145,10 +145,19 @@ def _may_end(process: Process) -> bool:
 
 
 def quit_found(
-    context: Context, find: Find, grace: float, signal_for: Callable[[Process], int] = lambda process: signal.SIGTERM
+    context: Context,
+    find: Find,
+    grace: float,
+    signal_for: Callable[[Process], int] = lambda process: signal.SIGTERM,
+    *,
+    first: bool = True,
 ) -> Running:
-    """Quit everybody whom `find` finds. `signal_for` says how one of them is asked; with 0 it is not."""
-    with urgent(), contextlib.closing(_Quitting(context, find, signal_for)) as quitting:
+    """Quit everybody whom `find` finds. `signal_for` says how one of them is asked; with 0 it is not.
+
+    first: ahead of every ordinary process.
+    """
+    ahead = urgent() if first else contextlib.nullcontext()
+    with ahead, contextlib.closing(_Quitting(context, find, signal_for)) as quitting:
         end = max(context.now(), context.deadline - KILL_RESERVE)
         if (yield from quitting.ask(min(context.now() + grace, end))):
             yield from quitting.kill(grace)
