@@ -19,6 +19,7 @@ from kexecd import state
 from kexecd.cli.draft import draw_up
 from kexecd.executor import Executor, RealClock
 from kexecd.kernel import pidfd, proc
+from kexecd.kernel.spawn import MOST_FDS
 from kexecd.model import Context, Phase, Running, State, Step, Way
 from kexecd.record import RUN_DIR, loaded_record
 from kexecd.report import down
@@ -38,8 +39,11 @@ NO_LOG = "/nonexistent"
 GRACE = 1.0
 """Seconds for the volunteer to quit, and for a worker to answer."""
 
+LONGEST = 60
+"""Seconds until the volunteer ends by itself, where whoever has made it was killed."""
 
-def go_down(options: Namespace, workers: int = 0) -> None:
+
+def go_down(options: Namespace, workers: int) -> None:
     """Draw up the plan of `reboot --fast`, and walk what only looks, with so many workers. Nothing where no image waits
     in memory: that would mount and read much. Raises what drawing up a plan raises."""
     if loaded_record() is None:
@@ -128,7 +132,8 @@ def _volunteer() -> int:
         try:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(60)
+            os.closerange(0, MOST_FDS)  # the others who help end when their channels do, of which it has copies
+            signal.alarm(LONGEST)
             while True:
                 signal.pause()
         finally:

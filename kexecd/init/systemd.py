@@ -138,8 +138,7 @@ _DOES = {Act.KEXEC: "jumps", Act.FIRMWARE: "resets"}
 def needed_units(processes: Iterable[Process]) -> frozenset[str]:
     """The units of those who serve the root filesystem; `processes` are those who do not."""
     spare = Spare.again().renewed()
-    family = spare.pids - spare.servers.pids
-    passed_over = {process.pid for process in processes} | proc.kernel_threads() | family
+    passed_over = {process.pid for process in processes} | proc.kernel_threads() | spare.below
     others = (proc.read(pid) for pid in proc.pids() if pid not in passed_over)
     serving = (process for process in others if process and not process.kernel_thread and spare.serves(process))
     return frozenset(unit_of(proc.cgroup(process.pid)) for process in serving)

@@ -73,23 +73,23 @@ class Everyone:
 
     def __init__(self, spare: Spare, later: Collection[int] = ()) -> None:
         self._spare, self._later = spare, later
-        self._up_to_date = False
         self._spared: set[int] = set()
         # A zombie that nobody waits for is none of our business, but one that was not there before may have forked.
         self._gone: set[int] = set()
         self.fleeting = 0
 
     def __call__(self, held: Collection[int], known: Collection[int]) -> Iterator[Held]:
-        self.fleeting, gone, self._up_to_date = 0, set(), False
-        passed_over = {*held, *self._later, *proc.kernel_threads()}
+        self._spare = spare = self._spare.renewed()
+        self.fleeting, gone = 0, set()
+        passed_over = {*held, *self._later, *proc.kernel_threads(), *spare.pids}
         for pid in proc.pids():
-            if pid in passed_over or pid in self._spare.pids:
+            if pid in passed_over:
                 continue
             if (fd := pidfd.open(pid)) is None:
                 self.fleeting += pid not in known
                 continue
             process = proc.read(pid)
-            if process is not None and not self._spares(process):
+            if process is not None and not spare(process):
                 yield fd, process
                 continue
             os.close(fd)
@@ -99,12 +99,6 @@ class Everyone:
             elif not process.kernel_thread:
                 self._spared.add(pid)
         self._gone = gone
-
-    def _spares(self, process: Process) -> bool:
-        """Our family changes, and to ask for it takes longer than all the rest of a look that finds no stranger."""
-        if not self._up_to_date and not self._spare(process):
-            self._spare, self._up_to_date = self._spare.renewed(), True
-        return self._spare(process)
 
     def stop(self) -> None:
         """Everybody but the spared, who go on at once: one of them may be what our own next page comes from."""

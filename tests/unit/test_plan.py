@@ -21,3 +21,10 @@ SOMEBODY = Survey(terminals=("/dev/pts/0",))
 def test_people_are_told_where_there_are_any(way: Way, survey: Survey, policy: Policy, told: bool) -> None:
     plan = build(way, Act.KEXEC, policy, survey, Parts(), going_to="Linux 7")
     assert ("announce" in [phase.name for phase in plan.phases]) is told
+
+
+@pytest.mark.parametrize("way", [Way.FAST, Way.NOW])
+@pytest.mark.parametrize("has_arrays", [True, False])
+def test_arrays_are_waited_for_where_there_are_any(way: Way, has_arrays: bool) -> None:
+    plan = build(way, Act.KEXEC, Policy(), Survey(has_arrays=has_arrays), Parts(), going_to="Linux 7")
+    assert ("settle" in [phase.name for phase in plan.phases]) is has_arrays
