@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.vm.lab.image import INSTALL_TIMEOUT, Install
-from tests.vm.lab.recipe import DEBIAN12_SYSTEMD, Recipe
+from tests.vm.lab.recipe import AT_RANDOM, DEBIAN12_SYSTEMD, Recipe
 from tests.vm.lab.tools import run_tool
 
 PEERS = "/usr/local/lib/peers"
@@ -94,7 +94,7 @@ RECIPE = PeersRecipe(
     packages=(*DEBIAN12_SYSTEMD.packages, "kexec-tools"),
     kernels=DEBIAN12_SYSTEMD.kernels,
     firmware_kernel=DEBIAN12_SYSTEMD.firmware_kernel,
-    masked_units=DEBIAN12_SYSTEMD.masked_units,
+    masked_units=AT_RANDOM,
 )
 
 

@@ -72,7 +72,11 @@ lowerdir=/usr/share,upperdir=/data/upper,workdir=/data/work,x-systemd.requires-m
 # What udev would load for hardware that has no part in this; each costs a second or so, emulated.
 BLACKLIST = "".join(
     f"blacklist {name}\n"
-    for name in ("ahci", "kvm_amd", "kvm_intel", "drm", "psmouse", "powernow_k8", "button", "i2c_i801", "lpc_ich")
+    for name in (
+        "ahci", "kvm_amd", "kvm_intel", "drm", "psmouse", "powernow_k8", "button", "i2c_i801", "lpc_ich",
+        "aesni_intel", "crc32_pclmul", "crct10dif_pclmul", "ghash_clmulni_intel", "polyval_clmulni",
+        "sha1_ssse3", "sha256_ssse3", "sha512_ssse3",
+    )  # fmt: skip
 )
 
 # For the same reason udev is told of these alone when the root is mounted, and there are two loop devices, not eight.
