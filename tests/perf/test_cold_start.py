@@ -1,22 +1,20 @@
 # SPDX-License-Identifier: MIT
 """How much CPU it takes to begin: late in a shutdown, and on a machine with one slow core, this is what is felt.
 
-User and system time of the child alone, as wait4(2) tells it, and the least of several runs: the machine's own work
-beside it only ever adds. The budgets are shares of what Python itself takes to begin and to import a handful of its
-own modules in the same minute, so that a slow machine does not fail them; they were drawn on one where that is 30 ms.
+The least of several runs, since the machine's own work beside it only ever adds. The budgets are shares of what Python
+itself takes in the same minute (tests/perf/peer.py).
 """
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.perf.peer import PYTHON, RUNS, milliseconds
+
 TOP = Path(__file__).parents[2]
-PYTHON = "/usr/bin/python3"
-RUNS = 15
 
 KEXECCTL = f"import sys; sys.path.insert(0, {str(TOP)!r}); from kexecd.cli.main import main; sys.exit(main())"
 # What a restart comes to before it looks at the machine: the whole of it is measured in test_own_overhead.py.
@@ -26,12 +24,11 @@ from kexecd.cli.main import parser
 parser("reboot").parse_args(["reboot", "--fast"])
 import kexecd.cli.reboot
 """
-PEER = [PYTHON, "-I", "-c", "import argparse, dataclasses, enum, json, logging, pathlib, selectors, socket, tempfile"]
 COMMANDS = {
-    "jump.py": ([PYTHON, "-I", "-S", str(TOP / "kexecd" / "jump.py")], 0.5),
-    "kexecctl --version": ([PYTHON, "-I", "-c", KEXECCTL, "--version"], 0.7),
-    "kexecctl status": ([PYTHON, "-I", "-c", KEXECCTL, "status"], 2.5),
-    "kexecctl reboot": ([PYTHON, "-I", "-c", BEGIN], 3.0),
+    "jump.py": ((PYTHON, "-I", "-S", str(TOP / "kexecd" / "jump.py")), 0.5),
+    "kexecctl --version": ((PYTHON, "-I", "-c", KEXECCTL, "--version"), 0.7),
+    "kexecctl status": ((PYTHON, "-I", "-c", KEXECCTL, "status"), 2.5),
+    "kexecctl reboot": ((PYTHON, "-I", "-c", BEGIN), 3.0),
 }
 
 LATE = (
@@ -43,20 +40,11 @@ LATE = (
 pytestmark = pytest.mark.perf
 
 
-def milliseconds(command: list[str]) -> float:
-    """CPU time of one run; stderr and stdout are not looked at, but it has to end well."""
-    nowhere = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
-    child = os.posix_spawn(command[0], command, os.environ, file_actions=nowhere)
-    _, status, usage = os.wait4(child, 0)
-    assert status == 0, f"{command} ended with {os.waitstatus_to_exitcode(status)}"
-    return (usage.ru_utime + usage.ru_stime) * 1000
-
-
 @pytest.mark.parametrize("name", COMMANDS)
 def test_it_begins_within_its_budget(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     command, share = COMMANDS[name]
     milliseconds(command)  # writes the byte code, and brings the files into memory
-    pairs = [(milliseconds(command), milliseconds(PEER)) for _ in range(RUNS)]
+    pairs = [(milliseconds(command), milliseconds()) for _ in range(RUNS)]
     least, peer = (min(times) for times in zip(*pairs, strict=True))
     with capsys.disabled():
         print(f"\n{name}: {least:.1f} ms of CPU, {least / peer:.2f} of Python's own {peer:.1f} ms, of {share} allowed")

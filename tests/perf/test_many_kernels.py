@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A machine where nobody ever removes a kernel: 200 of them, in /boot, in grub.cfg and as entries of their own.
 
-CPU time and memory of the child alone, as wait4(2) tells them, and the least of several runs. The kernels are of 50 MiB
-each, and hardly any of it is read.
+CPU time and memory of the child alone, as wait4(2) tells them, and the least of several runs; on a machine that is slow
+just now it may take longer (tests/perf/peer.py). The kernels are of 50 MiB each, and hardly any of it is read.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import pytest
 
 from kexecd.cli.main import main
 from tests.golden.kernels import initrd, kernel
+from tests.perf.peer import PYTHON, slowness
 
 TOP = Path(__file__).parents[2]
-PYTHON = "/usr/bin/python3"
 RUNS = 5
 KERNELS = 200
 KERNEL_SIZE = 50 << 20  # bytes
-MOST_CPU = 0.5  # seconds
+MOST_CPU = 0.5  # seconds, on the usual machine
 MOST_MEMORY = 60 << 10  # KiB
 MOST_READ = 2 << 20  # bytes: less than a twentieth of one kernel
 
@@ -113,10 +113,12 @@ def test_many_kernels_take_little_time_and_memory(tree: Path, capsys: pytest.Cap
     runs = [measured(tree) for _ in range(RUNS)]
     cpu, memory = min(cpu for cpu, _, _ in runs), max(memory for _, memory, _ in runs)
     entries = json.loads(runs[0][2])["entries"]
+    most = MOST_CPU * slowness()
     with capsys.disabled():
-        print(f"\n{KERNELS} kernels, {len(entries)} entries: {cpu * 1000:.0f} ms of CPU, {memory / 1024:.1f} MiB")
+        told = f"{cpu * 1000:.0f} ms of CPU, of {most * 1000:.0f} ms, {memory / 1024:.1f} MiB"
+        print(f"\n{KERNELS} kernels, {len(entries)} entries: {told}")
     assert len(entries) >= 4 * KERNELS  # twice in grub.cfg, in /boot, beside the modules
-    assert cpu < MOST_CPU
+    assert cpu < most
     assert memory < MOST_MEMORY
 
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.perf.test_cold_start import PYTHON, RUNS, TOP, milliseconds
+from tests.perf.peer import PYTHON, RUNS, milliseconds
 from tests.private_machine import make_disk, walk
 from tests.unit.resident import daemon
 
+TOP = Path(__file__).parents[2]
 CLIENT = f"""\
 import sys; sys.path.insert(0, {str(TOP)!r})
 from kexecd.cli.resident import ask
@@ -45,9 +46,9 @@ def test_the_thin_client_takes_little_more_than_an_interpreter(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with daemon(tmp_path, lambda words: 0) as there:
-        command = [PYTHON, "-I", "-S", "-c", CLIENT % there.door]
-        least = min(milliseconds(command) for _ in range(RUNS + 1))
-    nothing = min(milliseconds([PYTHON, "-I", "-S", "-c", "pass"]) for _ in range(RUNS + 1))
+        programs = (CLIENT % there.door, "pass")
+        runs = [[milliseconds((PYTHON, "-I", "-S", "-c", program)) for program in programs] for _ in range(RUNS + 1)]
+    least, nothing = (min(times) for times in zip(*runs, strict=True))
     with capsys.disabled():
         print(f"\nthin client: {least:.1f} ms of CPU, Python doing nothing: {nothing:.1f} ms")
     assert nothing < least <= CLIENT_SHARE * nothing
