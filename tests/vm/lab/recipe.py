@@ -202,6 +202,7 @@ DEBIAN12_GRUB = dataclasses.replace(
     kernels=("linux-image-cloud-amd64",),
     later_kernels=("linux-image-6.12-cloud-amd64",),
     loader=Loader.GRUB,
+    settings=None,
 )
 DEBIAN12_SYSTEMD_BOOT = dataclasses.replace(
     DEBIAN12_GRUB,
