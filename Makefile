@@ -55,11 +55,11 @@ GUESTS ?= 2
 
 # Those who freeze filesystems and kill thousands want the machine's kernel for themselves, and those of perf measure.
 WORKERS ?= 2
-BESIDE_EACH_OTHER = tests/unit tests/golden tests/bus
+ALONE = tests/namespaces tests/perf
 
 test: $(VENV)/ready lab-packages kernel-packages
-	$(VENV)/bin/pytest $(BESIDE_EACH_OTHER) tests/packaging -n $(WORKERS)
-	$(VENV)/bin/pytest tests/namespaces tests/perf
+	$(VENV)/bin/pytest tests $(patsubst %,--ignore=%,tests/vm $(ALONE)) -n $(WORKERS)
+	$(VENV)/bin/pytest $(ALONE)
 	$(VENV)/bin/pytest tests/vm -vv -n $(GUESTS) --dist loadfile --durations=30
 
 RUNS ?= 3
@@ -82,7 +82,7 @@ soak: $(VENV)/ready lab-packages
 	$(VENV)/bin/python -m tests.vm.soak $(KEXECS)
 
 check: $(VENV)/ready
-	$(VENV)/bin/pytest $(BESIDE_EACH_OTHER) -n $(WORKERS)
+	$(VENV)/bin/pytest tests/unit tests/golden tests/bus -n $(WORKERS)
 	$(VENV)/bin/pytest tests/namespaces
 
 packages:

@@ -94,7 +94,7 @@ RECIPE = PeersRecipe(
     packages=(*DEBIAN12_SYSTEMD.packages, "kexec-tools"),
     kernels=DEBIAN12_SYSTEMD.kernels,
     firmware_kernel=DEBIAN12_SYSTEMD.firmware_kernel,
-    masked_units=AT_RANDOM,
+    masked_units=AT_RANDOM,  # and no more: what an ordinary machine has mounted is to be unmounted here too
 )
 
 

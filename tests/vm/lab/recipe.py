@@ -169,7 +169,7 @@ AT_RANDOM = (
     "getty@tty1.service", "serial-getty@ttyS0.service",
 )  # fmt: skip
 
-# What no test asks for, and costs a quarter of an emulated boot. Modules are loaded all the same when they are used;
+# What no test asks for, and costs emulated seconds in each boot. Modules are loaded all the same when they are used;
 # debugfs stays, which the tests of live update read, and so does utmp: without its unit, which comes after
 # multi-user.target, systemd forgets what it has stopped, and the report cannot tell which service was slow.
 SLOW_TO_BOOT = (
