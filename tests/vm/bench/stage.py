@@ -39,6 +39,7 @@ WARM = {
 }
 
 LOAD_TIMEOUT = 600.0  # seconds, of which PID 1 needs most to look at thousands of mounts
+WARM_TIMEOUT = 300.0  # the same; 60 s are not enough for a daemon-reload beside 4,368 mounts on a bad day
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def prepared(load: Load, pid1: Pid1, workdir: Path, install: Install) -> Snapsho
     with step(f"{load.name}, {pid1}: project and kernel"), started(before, workdir) as guest:
         deliver(guest, install)
         guest.run(KEXECCTL, "load", timeout=120)
-        guest.run("/bin/sh", "-c", WARM[pid1], timeout=60)
+        guest.run("/bin/sh", "-c", WARM[pid1], timeout=WARM_TIMEOUT)
         guest.run("sync", timeout=60)
         if load.disks:
             guest.put("/run/dirty.py", load.disks.dirty().encode())
