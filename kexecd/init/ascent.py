@@ -4,7 +4,9 @@ what the init in use leaves behind.
 
 - The kernel says when it starts an initrd's /init (init/main.c, run_init_process), in /dev/kmsg
   (Documentation/ABI/testing/dev-kmsg); a systemd in the initrd says so too.
-- systemd keeps the times of its start and of each unit (org.freedesktop.systemd1(5)).
+- systemd keeps the times of its start and of each unit (org.freedesktop.systemd1(5)), but forgets a unit that has
+  stopped and that no other one refers to: every session, and a service whose target has stopped. What it has said of
+  those is in the journal, under numbers of its own (src/systemd/sd-messages.h).
 - OpenRC makes its directories in /run/openrc when it begins, and a link in `started` when a service has started
   (src/librc/librc.c, rc_service_mark). Those times are the wall clock's.
 - Of any other init the first process that it has started and that still runs is the nearest that can be had.
@@ -15,6 +17,7 @@ Nothing here fails a boot: what nobody can tell is None.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import time
@@ -32,7 +35,7 @@ OPENRC = "/run/openrc"
 RC_CONF = "/etc/rc.conf"
 
 ASKING = 15.0  # seconds for systemd to tell of all its units
-STOPPING = 3.0  # seconds for the same on the way down
+STOPPING = 3.0  # seconds for the same on the way down, the journal included
 LATE = 300.0  # seconds from which on a process is no sign any more of when the init began
 SLOWEST = 8  # services that are told of
 SLOW = 0.1  # seconds from which on one is
@@ -42,6 +45,11 @@ _MANAGER = ("InitRDTimestampMonotonic", "UserspaceTimestampMonotonic", "FinishTi
 _STARTED = ("Id", "InactiveExitTimestampMonotonic", "ActiveEnterTimestampMonotonic")
 _STOPPED = ("Id", "ActiveExitTimestampMonotonic", "InactiveEnterTimestampMonotonic")
 _KINDS = ("*.service", "*.mount", "*.device")
+
+JOURNALCTL = ("/usr/bin/journalctl", "/bin/journalctl")
+LINES = 3000  # of the journal, the last ones of this boot: a service that restarts all day has many
+UNIT_STOPPING = "de5b426a63be47a7b6ac3eaac82e2f6f"
+UNIT_STOPPED = "9d1aaa27d60140bd96365438aad20286"
 
 
 def marks(init: str) -> Marks:
@@ -62,14 +70,49 @@ def stopped(init: str, since: float) -> tuple[Service, ...]:
     """
     if init != "systemd":
         return ()
-    try:
-        # --all: a pattern alone finds only what still runs.
-        told = _show(_STOPPED, "--all", "*.service", "*.scope", seconds=STOPPING)
-    except (OSError, NotRestarted):
-        return ()
     asleep = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()  # which systemd's clock does not count
-    units = (Service(unit.name, unit.begin + asleep, unit.end + asleep) for unit in _units(told, _STOPPED))
-    return _slowest(unit for unit in units if unit.end >= since)
+    until = time.monotonic() + STOPPING
+    units: dict[str, Service] = {}
+    for tell in (_said_of_stopping, _known_of_stopping):  # the second one is to the microsecond
+        with contextlib.suppress(OSError, NotRestarted):
+            for unit in tell(max(0.0, until - time.monotonic())):
+                if unit.end + asleep >= since:
+                    units[unit.name] = Service(unit.name, unit.begin + asleep, unit.end + asleep)
+    return _slowest(units.values())
+
+
+def _known_of_stopping(seconds: float) -> Iterator[Service]:
+    """Raises OSError and NotRestarted."""
+    # --all: a pattern alone finds only what still runs.
+    return _units(_show(_STOPPED, "--all", "*.service", "*.scope", seconds=seconds), _STOPPED)
+
+
+def _said_of_stopping(seconds: float) -> Iterator[Service]:
+    """Raises OSError."""
+    for path in JOURNALCTL:
+        if os.access(path, os.X_OK):
+            matches = ("_PID=1", f"MESSAGE_ID={UNIT_STOPPING}", f"MESSAGE_ID={UNIT_STOPPED}")
+            form = ("--boot", "--quiet", f"--lines={LINES}", "--output=json", "--output-fields=UNIT,MESSAGE_ID")
+            return of_journal(run([path, *form, *matches], seconds=seconds).output)
+    return iter(())
+
+
+def of_journal(text: str) -> Iterator[Service]:
+    """text: a JSON object on each line, of what PID 1 has said of units that it stops and that have stopped; in
+    CLOCK_MONOTONIC."""
+    begun: dict[str, float] = {}
+    for line in text.splitlines():
+        try:
+            said = json.loads(line)
+            name, kind, at = said["UNIT"], said["MESSAGE_ID"], int(said["__MONOTONIC_TIMESTAMP"]) / 1e6
+        except (ValueError, KeyError, TypeError):  # cut off, or of somebody who uses these numbers for something else
+            continue
+        if not isinstance(name, str):
+            continue
+        if kind == UNIT_STOPPING:
+            begun[name] = at
+        elif kind == UNIT_STOPPED and name in begun and name.endswith((".service", ".scope")):
+            yield Service(name, begun.pop(name), at)
 
 
 def _show(properties: Iterable[str], *words: str, seconds: float = ASKING) -> str:

@@ -103,8 +103,47 @@ def test_of_a_way_down_only_what_has_stopped_since_it_began_is_told(monkeypatch:
         "Id=earlier.service\nActiveExitTimestampMonotonic=10000000\nInactiveEnterTimestampMonotonic=30000000\n"
     )
     monkeypatch.setattr(ascent, "_show", lambda *_, **__: said)
+    monkeypatch.setattr(ascent, "JOURNALCTL", ())
     monkeypatch.setattr("kexecd.init.ascent.time.clock_gettime", lambda clock: 100.0)
     monkeypatch.setattr("kexecd.init.ascent.time.monotonic", lambda: 95.0)  # it has slept for 5 s
     (slow,) = ascent.stopped("systemd", 64.0)
     assert slow == Service("slow.service", 65.0, 67.5)
     assert ascent.stopped("openrc", 0.0) == ()
+
+
+# From a Debian 12 without systemd-update-utmp-runlevel.service; the times are shortened.
+JOURNAL = """\
+{"MESSAGE_ID":"de5b426a63be47a7b6ac3eaac82e2f6f","UNIT":"session-1.scope","__MONOTONIC_TIMESTAMP":"60000000"}
+{"MESSAGE_ID":"de5b426a63be47a7b6ac3eaac82e2f6f","UNIT":"slow.service","__MONOTONIC_TIMESTAMP":"60500000"}
+{"MESSAGE_ID":"de5b426a63be47a7b6ac3eaac82e2f6f","UNIT":"data.mount","__MONOTONIC_TIMESTAMP":"60500000"}
+{"MESSAGE_ID":"9d1aaa27d60140bd96365438aad20286","UNIT":"data.mount","__MONOTONIC_TIMESTAMP":"61500000"}
+{"MESSAGE_ID":"9d1aaa27d60140bd96365438aad20286","UNIT":"session-1.scope","__MONOTONIC_TIMESTAMP":"62000000"}
+{"MESSAGE_ID":"9d1aaa27d60140bd96365438aad20286","UNIT":"begun-before.service","__MONOTONIC_TIMESTAMP":"62000000"}
+{"MESSAGE_ID":"9d1aaa27d60140bd96365438aad20286","UNIT":"slow.service","__MONOTONIC_TIMESTAMP":"63000000"}
+"""
+
+
+def test_a_unit_that_systemd_has_forgotten_is_found_in_the_journal() -> None:
+    assert [*ascent.of_journal(JOURNAL)] == [
+        Service("session-1.scope", 60.0, 62.0),
+        Service("slow.service", 60.5, 63.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    "line", ["", "-- No entries --", "[]", "7", '{"UNIT":"a.service"', '{"UNIT":[1],"MESSAGE_ID":"x"}', "null"]
+)
+def test_a_line_of_the_journal_that_says_something_else_is_passed_over(line: str) -> None:
+    assert len([*ascent.of_journal(f"{line}\n{JOURNAL}{line}")]) == 2
+
+
+def test_what_systemd_itself_knows_of_a_unit_is_believed_more_than_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = "Id=slow.service\nActiveExitTimestampMonotonic=60600000\nInactiveEnterTimestampMonotonic=62900000\n"
+    monkeypatch.setattr(ascent, "_show", lambda *_, **__: known)
+    monkeypatch.setattr(ascent, "_said_of_stopping", lambda _: ascent.of_journal(JOURNAL))
+    monkeypatch.setattr("kexecd.init.ascent.time.clock_gettime", lambda clock: 95.0)
+    monkeypatch.setattr("kexecd.init.ascent.time.monotonic", lambda: 95.0)
+    assert ascent.stopped("systemd", 61.0) == (
+        Service("session-1.scope", 60.0, 62.0),
+        Service("slow.service", 60.6, 62.9),
+    )
