@@ -170,8 +170,8 @@ AT_RANDOM = (
 )  # fmt: skip
 
 # What no test asks for, and costs emulated seconds in each boot. Modules are loaded all the same when they are used;
-# debugfs stays, which the tests of live update read, and so does utmp: without its unit, which comes after
-# multi-user.target, systemd forgets what it has stopped, and the report cannot tell which service was slow.
+# debugfs stays, which the tests of live update read, and so does utmp: its unit, which comes after multi-user.target,
+# has systemd itself remember what it has stopped, as on most machines of this age.
 SLOW_TO_BOOT = (
     *(f"modprobe@{module}.service" for module in ("configfs", "dm_mod", "drm", "efi_pstore", "fuse", "loop")),
     "dev-hugepages.mount", "dev-mqueue.mount", "sys-kernel-tracing.mount", "sys-kernel-config.mount",
