@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from kexecd.init import systemd_units
 from kexecd.init.systemd import Systemd
 from kexecd.init.systemd_units import StopUnits
 from kexecd.kernel import freezer, proc
-from kexecd.model import Step
+from kexecd.model import Process, Step
 from kexecd.plan import ServiceSteps
 from kexecd.teardown.classes import QuitClass, unit_of
 from kexecd.teardown.processes import QuitProcesses
@@ -55,6 +56,16 @@ def services(grace: float = 5.0) -> ServiceSteps:
 def steps(grace: float) -> tuple[Step, ...]:
     parts = services(grace)
     return (*parts.guests, *parts.sessions, *parts.services, *parts.hold, *parts.applications, *parts.basics)
+
+
+def sleep_is_up() -> None:
+    """systemd calls a service active before its child has joined its control group and called exec(2)."""
+    eventually(lambda: [process.name for process in running()] == ["sleep"])
+
+
+def who(processes: Iterable[Process]) -> list[tuple[int, int]]:
+    """Pid and start: what does not change when one wakes up and falls asleep."""
+    return sorted((process.pid, process.start) for process in processes)
 
 
 def keep_pid_1_company() -> None:
@@ -106,7 +117,7 @@ def test_held_still_pid_1_has_stopped_what_only_it_can_and_starts_nothing_again(
     left = [(p.name, proc.cgroup(p.pid)) for p in running()]
     assert left == [], left
     freezer.release()
-    eventually(lambda: [process.name for process in running()] == ["sleep"])  # which it is free to start again now
+    sleep_is_up()  # which it is free to start again now
 
 
 GROUND = "[Unit]\nDefaultDependencies=no\n[Service]\n"
@@ -116,17 +127,19 @@ TAKES_DISKS_AWAY = f"{GROUND}Type=oneshot\nRemainAfterExit=yes\nExecStart=true\n
 @beside_systemd({"blk-availability.service": TAKES_DISKS_AWAY, "daemon.service": f"{GROUND}{STARTED_AGAIN}"})
 def test_what_others_stand_on_is_not_stopped_and_its_daemons_go_last() -> None:
     """An ExecStop of LVM's unmounts what lies on md and dm: that is ours to do, when nobody writes any more."""
-    (daemon,) = running()
+    sleep_is_up()
+    (daemon,) = who(running())
     for company in (False, True):
         if company:
             keep_pid_1_company()
         parts = services()
-        assert daemon not in parts.covered
+        assert daemon not in who(parts.covered)
         if parts.hold:
             walk(*(step for step in parts.applications))
         else:
             walk(*(step for step in parts.services))
-        assert running() == (daemon,)
+        left = who(running())
+        assert left == [daemon], left  # an assert of another process's is not explained otherwise
     assert said("/run/taken-away") == "" and not os.path.exists("/run/taken-away")
 
 
@@ -183,13 +196,14 @@ def test_a_unit_that_has_gone_meanwhile_is_no_complaint() -> None:
 def test_with_a_pid_1_that_does_not_answer_everybody_is_asked_directly() -> None:
     patch = pytest.MonkeyPatch()
     patch.setattr(systemd_units, "ANSWERING", 0.5)
+    sleep_is_up()
     freezer.hold()
     try:
         parts = services()
         assert "systemd does not tell its units" in parts.remark
         assert [type(step) for step in parts.services] == [QuitClass]
         (web,) = (process for process in running() if unit_of(proc.cgroup(process.pid)) == "web.service")
-        assert web in parts.covered
+        assert who([web]) == who(parts.covered)
         walk(*parts.services)
         eventually(lambda: (proc.read(web.pid) or web).state == "Z" or proc.read(web.pid) is None)
     finally:
