@@ -125,6 +125,14 @@ FACTS = Facts(
 )
 
 
+def test_a_processor_in_a_state_that_no_guest_can_bring_about_is_the_emulators_fault() -> None:
+    said = "[   50.932964] RSP: 0018:ffffcdae40153cf8 EFLAGS: 82502446"
+    assert "82502446" in evidence.emulator_fault(["noise", said])
+    # An oops of the guest's own doing, in the kernel and in a program that set every flag that it may.
+    for usual in ("EFLAGS: 00010046", "EFLAGS: 00010246 ORIG_RAX: 0000000000000106", "EFLAGS: 003f7fd7"):
+        assert evidence.emulator_fault([f"RSP: 0018:ffffcdae40153cf8 {usual}"]) == ""
+
+
 @pytest.mark.parametrize(
     ("changes", "kind"),
     [

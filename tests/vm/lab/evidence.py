@@ -57,6 +57,9 @@ _BANNER = re.compile(r"\bLinux version (\S+)")
 _PANIC = re.compile(
     r"^\s*(?:\[ *\d+\.\d+\](?:\[ *[CT]\d+\])? )?(?:---\[ end )?Kernel panic - not syncing|You are in emergency mode"
 )
+_EFLAGS = re.compile(r"\bEFLAGS: ([0-9a-f]{8})\b")
+_NEVER_SET = 0xFFC0_8028
+"""Bits of EFLAGS that are zero whatever a program does: 3, 5, 15, 22 and up (Intel SDM volume 1, 3.4.3)."""
 _TIMESTAMP = re.compile(r"^\s*(?:<\d+>)?\[ *\d+\.\d+\]\s*")
 
 
@@ -88,6 +91,21 @@ def last_words(lines: Iterable[Line], events: Iterable[Event]) -> Line | None:
     if fatal is None or any(event.name == "RESET" and event.at >= fatal.at for event in events):
         return None
     return fatal
+
+
+def emulator_fault(texts: Iterable[str]) -> str:
+    """A sentence about the first oops whose processor was in a state that no guest can bring about; or nothing.
+
+    Seen once, in QEMU 7.2's TCG: reserved bits and the direction flag were set all of a sudden, and slabs of the
+    guest's kernel were overwritten in the same second.
+    """
+    for text in texts:
+        if (match := _EFLAGS.search(text)) and int(match[1], 16) & _NEVER_SET:
+            return (
+                f"The emulator itself has failed: its processor's EFLAGS are {match[1]}, with bits that no instruction"
+                " can set, and what the guest did after that proves nothing."
+            )
+    return ""
 
 
 def new_boot_begun(lines: Sequence[Line], events: Sequence[Event]) -> bool:

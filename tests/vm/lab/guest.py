@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.vm.lab import evidence
 from tests.vm.lab.console import Line
 from tests.vm.lab.errors import AgentError, CommandFailed, LabError, LabTimeout, QemuGone
 from tests.vm.lab.hardware import DATA, EFI_VARIABLES, ROOT, Hardware, hardware_for
@@ -260,8 +261,9 @@ class Guest:
         return self._machine.qmp.events(since.event if since else 0)
 
     def console_tail(self, n: int = TAIL) -> str:
-        """The last `n` console lines."""
-        return "\n".join(line.text for line in self._machine.console.lines()[-n:])
+        """The last `n` console lines; below them, if it was the emulator that failed, that it was."""
+        texts = [line.text for line in self._machine.console.lines()]
+        return "\n".join((*texts[-n:], evidence.emulator_fault(texts))).rstrip()
 
     @property
     def running(self) -> bool:
