@@ -40,11 +40,13 @@ _COLON = re.compile(r"(?<!\\):")
 class Graph:
     """before: each thing to take away, and what has to go before it.
 
-    kept: the devices that stay, because what stays is on them.
+    kept: the devices that stay, because what stays is on them. by_path: those of `before`, as what goes later and what
+    goes first, that nothing but a path says: it may have led elsewhere before something was mounted over it.
     """
 
     before: Mapping[Call, frozenset[Call]] = field(default_factory=dict)
     kept: tuple[Loop | Stacked, ...] = ()
+    by_path: frozenset[tuple[Call, Call]] = frozenset()
 
     @property
     def calls(self) -> tuple[Call, ...]:
@@ -58,7 +60,8 @@ class Graph:
             if call not in found:
                 found.add(call)
                 todo += self.before[call]
-        return Graph({call: others for call, others in self.before.items() if call in found}, self.kept)
+        before = {call: others for call, others in self.before.items() if call in found}
+        return Graph(before, self.kept, self.by_path)
 
     def order(self) -> list[Call]:
         """Every call, one after the other; without those that wait for each other in a circle."""
@@ -75,6 +78,7 @@ class Walk:
     """A graph on its way to nothing: which calls can be made, as others are done."""
 
     def __init__(self, graph: Graph) -> None:
+        self._graph = graph
         self._missing = {call: len(others) for call, others in graph.before.items()}
         self._after: dict[Call, list[Call]] = defaultdict(list)
         for call, others in graph.before.items():
@@ -110,9 +114,10 @@ class Walk:
     def rest(self, stuck: Iterable[Call]) -> list[Call]:
         """What is still worth a try when nothing else can be made.
 
-        A swap file only wishes that those of memory went before it. And what waits for each other in a circle, but not
-        for anything that is `stuck`, as layers may that were covered after an overlay was made of them: to unmount in a
-        wrong order does no harm, the kernel knows better and says EBUSY.
+        A swap file only wishes that those of memory went before it. What waits for each other in a circle, but not for
+        anything that is `stuck`, does so because of a path: a loop device's file is called by a name that leads into
+        what was mounted over it. So what waits for nothing but paths is first. Last, all at once: to unmount in a wrong
+        order does no harm, the kernel knows better and says EBUSY.
         """
         if wishes := [call for call in self._missing if call.operation == "swapoff"]:
             return self._leave(wishes)
@@ -121,7 +126,13 @@ class Walk:
             for other in self._after.pop(todo.pop(), ()):
                 if self._missing.pop(other, None) is not None:
                     todo.append(other)
+        if presumed := [call for call in self._missing if self._waits_for_paths(call)]:
+            return self._leave(presumed)
         return self._leave([call for call in self._missing if call.operation.startswith("umount")])
+
+    def _waits_for_paths(self, call: Call) -> bool:
+        first = (other for other in self._graph.before[call] if other in self._missing)
+        return all((call, other) in self._graph.by_path for other in first)
 
     def _leave(self, calls: list[Call]) -> list[Call]:
         for call in calls:
@@ -259,11 +270,14 @@ def build(
     takedowns = {device: takedown_call(device) for device in devices.all if device not in kept}
     before |= {call: set() for call in takedowns.values()}
 
+    by_path = set[tuple[Call, Call]]()
+
     def needs(path: str, call: Call) -> None:
         """Whatever `path` lies on goes after `call`."""
         below = tree.holder(path)
-        if below and below.id in unmounts and unmounts[below.id] != call:
-            before[unmounts[below.id]].add(call)
+        if below and below.id in unmounts and (later := unmounts[below.id]) != call and call not in before[later]:
+            before[later].add(call)
+            by_path.add((later, call))
 
     for mount in leaving.values():
         call = unmounts[mount.id]
@@ -287,7 +301,7 @@ def build(
         # Full of pages that would all have to be read back into memory, for nothing (and there may be no room).
         before[call] = set(memory) if swap.used else set()
         needs(swap.path, call)
-    return Graph({call: frozenset(others) for call, others in before.items()}, tuple(kept))
+    return Graph({call: frozenset(others) for call, others in before.items()}, tuple(kept), frozenset(by_path))
 
 
 def build_from(mounts: Iterable[Mount], storage: Storage) -> Graph:

@@ -245,6 +245,28 @@ def test_a_circle_is_tried_all_the_same_but_nothing_below_what_is_stuck() -> Non
     assert walk.rest([stuck]) == []
 
 
+def test_what_hides_a_loop_device_and_its_file_goes_first_though_the_files_path_leads_into_it() -> None:
+    text = """
+22 1 254:0 / / rw - ext4 /dev/vda rw
+40 22 7:0 / /x/y rw - ext4 /dev/loop0 rw
+41 22 0:50 / /x rw - tmpfs memory rw
+42 22 7:1 / /other rw - ext4 /dev/loop1 rw
+"""
+    loops = tuple(
+        Loop(f"loop{number}", f"/x/{number}.img", False, frozenset((f"loop{number}",)), frozenset((f"7:{number}",)))
+        for number in (0, 1)
+    )
+    walk = Walk(build(parse(text), loops))
+    done, todo = list[str](), walk.start()
+    while todo := todo or walk.rest([]):
+        assert len(todo) == 1, "a path that is looked up beside it keeps what it leads through busy"
+        done += [f"{call.operation} {call.subject}" for call in todo]
+        todo = [other for call in todo for other in walk.gone(call)]
+    assert done == [
+        "umount /other", "loop-detach /dev/loop1", "umount-memory /x", "umount /x/y", "loop-detach /dev/loop0"
+    ]  # fmt: skip
+
+
 def test_what_pins_another_mount_namespace_goes_and_what_pins_a_network_one_stays() -> None:
     text = """
 22 1 254:0 / / rw - ext4 /dev/vda rw
