@@ -96,8 +96,8 @@ def last_words(lines: Iterable[Line], events: Iterable[Event]) -> Line | None:
 def emulator_fault(texts: Iterable[str]) -> str:
     """A sentence about the first oops whose processor was in a state that no guest can bring about; or nothing.
 
-    Seen once, in QEMU 7.2's TCG: reserved bits and the direction flag were set all of a sudden, and slabs of the
-    guest's kernel were overwritten in the same second.
+    Seen once, in QEMU 7.2's TCG: reserved bits and the direction flag were set when the guest's kernel found its slabs
+    overwritten.
     """
     for text in texts:
         if (match := _EFLAGS.search(text)) and int(match[1], 16) & _NEVER_SET:
