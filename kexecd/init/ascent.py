@@ -47,7 +47,7 @@ _STOPPED = ("Id", "ActiveExitTimestampMonotonic", "InactiveEnterTimestampMonoton
 _KINDS = ("*.service", "*.mount", "*.device")
 
 JOURNALCTL = ("/usr/bin/journalctl", "/bin/journalctl")
-LINES = 3000  # of the journal, the last ones of this boot: a service that restarts all day has many
+LINES = 2000  # of the journal, the last ones of this boot: as many as spawn.OUTPUT_LIMIT has room for
 UNIT_STOPPING = "de5b426a63be47a7b6ac3eaac82e2f6f"
 UNIT_STOPPED = "9d1aaa27d60140bd96365438aad20286"
 
@@ -72,13 +72,15 @@ def stopped(init: str, since: float) -> tuple[Service, ...]:
         return ()
     asleep = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()  # which systemd's clock does not count
     until = time.monotonic() + STOPPING
-    units: dict[str, Service] = {}
-    for tell in (_said_of_stopping, _known_of_stopping):  # the second one is to the microsecond
+    known: dict[str, Service] = {}
+    for tell in (_known_of_stopping, _said_of_stopping):  # the first one is to the microsecond, and quick
+        told: dict[str, Service] = {}
         with contextlib.suppress(OSError, NotRestarted):
             for unit in tell(max(0.0, until - time.monotonic())):
                 if unit.end + asleep >= since:
-                    units[unit.name] = Service(unit.name, unit.begin + asleep, unit.end + asleep)
-    return _slowest(units.values())
+                    told[unit.name] = Service(unit.name, unit.begin + asleep, unit.end + asleep)
+        known = told | known
+    return _slowest(known.values())
 
 
 def _known_of_stopping(seconds: float) -> Iterator[Service]:

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from kexecd.init import ascent
 from kexecd.init.ascent import of_openrc, of_systemd, parse_kmsg
+from kexecd.kernel import spawn
 from kexecd.report.up import Service
 
 KMSG = (
@@ -147,3 +150,38 @@ def test_what_systemd_itself_knows_of_a_unit_is_believed_more_than_the_journal(m
         Service("session-1.scope", 60.0, 62.0),
         Service("slow.service", 60.6, 62.9),
     )
+
+
+def test_a_journal_that_takes_all_of_the_time_does_not_cost_what_systemd_itself_knows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [95.0]
+
+    def show(*_: object, seconds: float) -> str:
+        known = "Id=slow.service\nActiveExitTimestampMonotonic=60600000\nInactiveEnterTimestampMonotonic=62900000\n"
+        return known if seconds > 0 else ""
+
+    def say(seconds: float) -> Iterator[Service]:
+        now[0] += seconds
+        return ascent.of_journal("")
+
+    monkeypatch.setattr(ascent, "_show", show)
+    monkeypatch.setattr(ascent, "_said_of_stopping", say)
+    monkeypatch.setattr("kexecd.init.ascent.time.clock_gettime", lambda clock: now[0])
+    monkeypatch.setattr("kexecd.init.ascent.time.monotonic", lambda: now[0])
+    assert ascent.stopped("systemd", 61.0) == (Service("slow.service", 60.6, 62.9),)
+
+
+# As Debian 13's journalctl writes it; systemd 252 leaves out __SEQNUM and __SEQNUM_ID.
+LINE = """\
+{"UNIT":"cron.service","__MONOTONIC_TIMESTAMP":"22429050","__SEQNUM_ID":"3d272daa2c7741c9b54cf86c1d7e53be",\
+"__CURSOR":"s=3d272daa2c7741c9b54cf86c1d7e53be;i=20a;b=54e48355a0d2462c83dd0300ef5154cf;m=1563d7a;t=660f425c6f3f5;\
+x=fe0023c940904636","__REALTIME_TIMESTAMP":"1795451582346229","__SEQNUM":"522",\
+"_BOOT_ID":"54e48355a0d2462c83dd0300ef5154cf","MESSAGE_ID":"9d1aaa27d60140bd96365438aad20286"}
+"""
+
+
+def test_the_last_lines_of_a_long_journal_are_not_cut_off() -> None:
+    """Of what a program says the first part is kept, and the way down is the last part of the journal."""
+    long = LINE.replace("cron.service", f"{'x' * 120}.service")
+    assert len(LINE) == 395 and ascent.LINES * len(long) <= spawn.OUTPUT_LIMIT
